@@ -1,0 +1,89 @@
+"""The command line: one small module a command, loaded only when it is called; no logic here."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+
+import click
+
+from splitbake.errors import SplitbakeError, UsageError
+
+#: Command name -> "module:attribute". Only the called one is imported, so that ``--help`` stays fast;
+#: the second entry is the line that ``splitbake --help`` shows.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "lock": ("splitbake.cli.lock", "Pin base AMI, base image and every model into splitbake.lock."),
+    "generate": ("splitbake.cli.generate", "Write packer/ and dockerfiles/ from the manifest and the lock."),
+    "build": ("splitbake.cli.build", "Bake the AMI, build the image; only what changed."),
+    "verify": ("splitbake.cli.verify", "Check the AMI and the image against manifest and lock."),
+    "release": ("splitbake.cli.release", "Release the verified pair to an environment."),
+    "smoke": ("splitbake.cli.smoke", "Submit one job on what is released and show its result."),
+    "doctor": ("splitbake.cli.doctor", "Check the external tools, and install what is missing."),
+    "schema": ("splitbake.cli.schema", "Print the JSON Schema of the manifest."),
+    "local": ("splitbake.cli.local", "Run the local cloud: up, down, status, env."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported on first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the commands in the order of a working day, not of the alphabet."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the module of ``cmd_name`` and return its ``command``."""
+        if cmd_name not in COMMANDS:
+            return None
+        module, _ = COMMANDS[cmd_name]
+        command: click.Command = importlib.import_module(module).command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the commands with their summaries, importing none of them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="splitbake", message="%(prog)s %(version)s")
+def cli() -> None:
+    r"""Bake models into an AMI and code into a slim image, verify both, release them as a pair.
+
+    \b
+    A first round:
+      splitbake lock && splitbake generate
+      splitbake build && splitbake verify
+      splitbake release --dry-run && splitbake release --yes
+    """
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line and return its exit code; entry point of the ``splitbake`` script."""
+    arguments = sys.argv[1:] if argv is None else argv
+    try:
+        outcome = cli.main(args=arguments, prog_name="splitbake", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Interrupted.", err=True)
+        return 130
+    except click.ClickException as problem:
+        problem.show()
+        return UsageError.exit_code
+    except SplitbakeError as problem:
+        show_error(problem, as_json="--json" in arguments)
+        return problem.exit_code
+    return outcome if isinstance(outcome, int) else 0
+
+
+def show_error(problem: SplitbakeError, *, as_json: bool) -> None:
+    """Print one error: a paragraph on stderr for people, an object on stdout for scripts."""
+    if as_json:
+        body = {"code": problem.code, "message": problem.message, "hint": problem.hint}
+        click.echo(json.dumps({"error": body}, indent=2))
+        return
+    click.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    click.echo(problem.message, err=True)
+    if problem.hint:
+        click.secho("  hint: ", fg="cyan", err=True, nl=False)
+        click.echo(problem.hint, err=True)

@@ -1,0 +1,132 @@
+"""The AWS side of one environment: clients from standard boto3 configuration, and the guard before any change.
+
+Whether the endpoint behind it is AWS or the local cloud, nothing here or above knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from splitbake.errors import CloudError, GuardError
+from splitbake.manifest import Environment
+
+if TYPE_CHECKING:
+    from boto3.session import Session
+
+_LIMITS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 5}}
+
+
+@dataclass(frozen=True)
+class Identity:
+    """Who is asking, where, and through which endpoint (None: AWS's own)."""
+
+    account: str
+    arn: str
+    region: str
+    endpoint: str | None
+
+    def __str__(self) -> str:
+        return f"account {self.account}, region {self.region}, endpoint {self.endpoint or 'AWS'}"
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """AWS as one environment of the manifest sees it."""
+
+    name: str
+    environment: Environment
+    _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def session(self) -> Session:
+        """A boto3 session in the environment's region, with credentials from boto3's usual places."""
+        import boto3
+
+        return boto3.session.Session(region_name=self.environment.region)
+
+    def client(self, service: str) -> Any:
+        """Return the (cached) boto3 client of ``service``, for example ``ec2``."""
+        if service not in self._clients:
+            from botocore.config import Config
+
+            with aws_errors(f"open the {service} client"):
+                self._clients[service] = self.session.client(service, config=Config(**_LIMITS))
+        return self._clients[service]
+
+    @property
+    def endpoint(self) -> str | None:
+        """The custom endpoint of this process (AWS_ENDPOINT_URL), None for AWS's own."""
+        return os.environ.get("AWS_ENDPOINT_URL") or None
+
+    def guard(self) -> Identity:
+        """Compare account, region and endpoint with the environment's, before anything is changed.
+
+        Raises:
+            GuardError: they differ; the message says in what.
+        """
+        wanted = self.environment
+        if wanted.endpoint == "custom" and self.endpoint is None:
+            raise GuardError(
+                f"environment {self.name!r} runs on a custom endpoint, but AWS_ENDPOINT_URL is not set",
+                hint='for the local cloud: splitbake local up, then eval "$(splitbake local env)"',
+            )
+        if wanted.endpoint == "aws" and self.endpoint is not None:
+            raise GuardError(
+                f"environment {self.name!r} is on AWS, but AWS_ENDPOINT_URL points to {self.endpoint}",
+                hint="unset AWS_ENDPOINT_URL, or choose the environment of that endpoint with --env",
+            )
+        with aws_errors("ask STS who is calling"):
+            caller = self.client("sts").get_caller_identity()
+        if caller["Account"] != wanted.account:
+            raise GuardError(
+                f"environment {self.name!r} belongs to account {wanted.account}, the credentials in use belong to "
+                f"{caller['Account']} ({caller['Arn']})",
+                hint="choose the right profile (AWS_PROFILE), or another environment with --env",
+            )
+        return Identity(caller["Account"], caller["Arn"], wanted.region, self.endpoint)
+
+
+@contextmanager
+def aws_errors(doing: str) -> Iterator[None]:
+    """Turn boto3's exceptions into one CloudError that says what was being done.
+
+    Args:
+        doing: completes "could not …", for example "describe launch template x".
+    """
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        yield
+    except ClientError as problem:
+        error: Mapping[str, str] = problem.response.get("Error", {})
+        message = f"could not {doing}: {problem.operation_name} answered {error.get('Code')}: {error.get('Message')}"
+        raise CloudError(message, hint=_hint(error.get("Code", ""))) from problem
+    except BotoCoreError as problem:
+        raise CloudError(f"could not {doing}: {problem}", hint=_hint(type(problem).__name__)) from problem
+
+
+_HINTS = {
+    "NoCredentialsError": "set credentials: AWS_PROFILE, or the variables of splitbake local env",
+    "EndpointConnectionError": "is the endpoint up? for the local cloud: splitbake local status",
+    "ConnectTimeoutError": "is the endpoint reachable from here? check AWS_ENDPOINT_URL, proxy and network",
+    "ExpiredToken": "the credentials have expired; log in again",
+    "ExpiredTokenException": "the credentials have expired; log in again",
+    "UnauthorizedOperation": "the role lacks this permission",
+    "AccessDenied": "the role lacks this permission, or the endpoint refused the key",
+    "AccessDeniedException": "the role lacks this permission",
+}
+
+
+def _hint(code: str) -> str:
+    return _HINTS.get(code, "")
+
+
+def error_code(problem: CloudError) -> str:
+    """Return AWS's error code behind ``problem``, empty where there was no answer."""
+    response = getattr(problem.__cause__, "response", {})
+    return str(response.get("Error", {}).get("Code", ""))

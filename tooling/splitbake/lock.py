@@ -1,0 +1,169 @@
+"""The lock ``splitbake.lock``: what the manifest resolved to, pinned by id, digest and checksum.
+
+It is JSON with sorted keys and holds no time of its own making, so locking twice gives the same bytes.
+Resolving (the only part that talks to the outside) is in ``splitbake.resolve``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+
+from splitbake.errors import LockError
+from splitbake.manifest import BaseByName, BaseBySsm, Manifest
+from splitbake.spec import AbsolutePath, RelativePath, Sha256, Spec, Text
+
+FILE_NAME = "splitbake.lock"
+
+_RELOCK = "run splitbake lock"
+
+
+class LockedFile(Spec):
+    """One model file: where it comes from, and the content that it must have."""
+
+    path: RelativePath = Field(description="below models.root")
+    source: Text
+    size: int = Field(ge=0, description="bytes")
+    sha256: Sha256
+    etag: Text | None = Field(default=None, description="of the object when it was hashed; spares hashing it again")
+
+
+class LockedModels(Spec):
+    """What one entry of ``models.files`` resolved to: one file, or every file below a prefix."""
+
+    path: RelativePath
+    source: Text = Field(alias="from")
+    files: tuple[LockedFile, ...] = Field(strict=False)
+
+
+class LockedBaseAmi(Spec):
+    """The base AMI of one region."""
+
+    request: Text = Field(description="what the manifest asked for")
+    id: Text
+    name: Text
+    owner: Text
+    created: Text = Field(description="ISO 8601, as EC2 gives it")
+    architecture: Text
+    region: Text
+    root_device: Text
+    root_size: int = Field(ge=1, description="bytes of the base's root snapshot; no volume may be smaller")
+
+
+class LockedBaseImage(Spec):
+    """The base image by digest."""
+
+    request: Text
+    digest: Text
+
+
+class Lock(Spec):
+    """The whole file."""
+
+    version: Literal[1] = 1
+    base_ami: LockedBaseAmi
+    base_image: LockedBaseImage
+    models: tuple[LockedModels, ...] = Field(strict=False)
+
+    @property
+    def files(self) -> list[LockedFile]:
+        """Every model file, by path."""
+        return sorted((file for entry in self.models for file in entry.files), key=lambda file: file.path)
+
+    @property
+    def models_size(self) -> int:
+        """The bytes of all model files together."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def models_digest(self) -> str:
+        """One digest over all model files; the order of entries and where they come from do not matter."""
+        lines = "".join(f"{file.sha256} {file.size} {file.path}\n" for file in self.files)
+        return f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+    def to_text(self) -> str:
+        """Return the bytes of the lock file as text."""
+        body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+
+
+def base_request(manifest: Manifest) -> str:
+    """Return the wish for a base AMI in one line, as the lock remembers it."""
+    base = manifest.ami.base
+    if isinstance(base, BaseBySsm):
+        return f"ssm:{base.ssm}"
+    if isinstance(base, BaseByName):
+        return f"name:{base.name} owner:{base.owner}"
+    return base
+
+
+def read(path: Path) -> Lock:
+    """Read the lock at ``path``; LockError where it is missing or damaged."""
+    try:
+        return Lock.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        raise LockError(f"{path} does not exist", hint=_RELOCK) from None
+    except (OSError, ValidationError) as problem:
+        raise LockError(f"{path} cannot be used: {problem}", hint=f"restore it from git, or {_RELOCK}") from None
+
+
+def read_for(manifest: Manifest, path: Path) -> Lock:
+    """Read the lock at ``path`` and insist that it belongs to ``manifest``; no network is asked.
+
+    Raises:
+        LockError: it is missing, damaged, or the manifest asks for something else by now.
+    """
+    lock = read(path)
+    changes = list(mismatches(manifest, lock))
+    if changes:
+        lines = "\n".join(f"  {change}" for change in changes)
+        raise LockError(f"{path} does not belong to the manifest any more:\n{lines}", hint=_RELOCK)
+    return lock
+
+
+def mismatches(manifest: Manifest, lock: Lock) -> Iterator[str]:
+    """Yield what the manifest asks for and the lock does not answer."""
+    if lock.base_ami.request != base_request(manifest):
+        yield f"ami.base is {base_request(manifest)}, locked is {lock.base_ami.request}"
+    if lock.base_image.request != manifest.image.base:
+        yield f"image.base is {manifest.image.base}, locked is {lock.base_image.request}"
+    wanted = {(entry.path, entry.source): entry for entry in manifest.models.files}
+    locked = {(entry.path, entry.source): entry for entry in lock.models}
+    for path, source in wanted.keys() - locked.keys():
+        yield f"{path} from {source} is not locked"
+    for path, source in locked.keys() - wanted.keys():
+        yield f"{path} from {source} is locked, but the manifest does not name it"
+    for key in wanted.keys() & locked.keys():
+        pinned = wanted[key].sha256
+        found = [file.sha256 for file in locked[key].files]
+        if pinned and found != [pinned]:
+            yield f"{key[0]} must have sha256 {pinned}, locked is {', '.join(found)}"
+
+
+def differences(old: Lock, new: Lock) -> list[str]:
+    """Say in words what moved from ``old`` to ``new``."""
+    moved: list[str] = []
+    if old.base_ami != new.base_ami:
+        moved.append(f"base AMI: {old.base_ami.id} ({old.base_ami.name}) -> {new.base_ami.id} ({new.base_ami.name})")
+    if old.base_image != new.base_image:
+        moved.append(f"base image: {old.base_image.digest} -> {new.base_image.digest}")
+    before = {file.path: file for file in old.files}
+    after = {file.path: file for file in new.files}
+    moved += [f"model gone: {path}" for path in sorted(before.keys() - after.keys())]
+    moved += [f"model new: {path}" for path in sorted(after.keys() - before.keys())]
+    for path in sorted(before.keys() & after.keys()):
+        if before[path].sha256 != after[path].sha256:
+            moved.append(f"model changed: {path}: sha256 {before[path].sha256[:12]} -> {after[path].sha256[:12]}")
+        elif before[path] != after[path]:
+            moved.append(f"model moved, content equal: {path}: {before[path].source} -> {after[path].source}")
+    return moved
+
+
+def models_root_path(manifest: Manifest, file: LockedFile) -> AbsolutePath:
+    """Return where ``file`` lies on the host."""
+    return f"{manifest.models.root}/{file.path}"
