@@ -1,0 +1,72 @@
+"""What can be run in this project; ``./run SESSION`` and ``nox -s SESSION`` are the same."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_venv = "yes"
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+#: Fast first: a broken function should not wait for a baked AMI to be told.
+TESTS = ("tests/unit", "tests/engine", "tests/e2e")
+PYTHON_FILES = (".", "run")
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The whole loop on this machine: bake, build, verify, release, run a job (--yes: ask nothing)."""
+    install(session, "local", "example")
+    session.run("python", "-m", "splitbake.demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit, engine and end-to-end tests; arguments go to pytest (tests/unit -k lock)."""
+    install(session, "local", "example", "dev")
+    if not session.posargs:
+        # A person is asked before anything is installed; where nobody can be asked, the call is the answer.
+        # Exit code 2: something is still missing, which then is the reason of a skipped test.
+        agreed = [] if session.interactive else ["--yes"]
+        session.run("splitbake", "doctor", "--fix", *agreed, success_codes=[0, 2])
+    session.run("pytest", *(session.posargs or TESTS))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style, types and shell scripts: ruff, mypy, shellcheck."""
+    install(session, "local", "dev")
+    session.run("ruff", "check", *PYTHON_FILES)
+    session.run("ruff", "format", "--check", *PYTHON_FILES)
+    session.run("mypy")
+    session.run("shellcheck", *shell_scripts())
+
+
+@nox.session
+def doctor(session: nox.Session) -> None:
+    """Check the external tools; --fix --yes installs what is missing and starts the engine."""
+    install(session)
+    session.run("splitbake", "doctor", *session.posargs)
+
+
+@nox.session
+def verify(session: nox.Session) -> None:
+    """Verify the AMI and the image of this project's manifest (ami or image for one of them)."""
+    install(session, "local")
+    session.run("splitbake", "verify", *session.posargs)
+
+
+def install(session: nox.Session, *extras: str) -> None:
+    """Install the project in place, with the tested versions of everything it needs."""
+    project = f".[{','.join(extras)}]" if extras else "."
+    session.install("--constraint", "constraints.txt", "--editable", project)
+
+
+def shell_scripts() -> list[str]:
+    """Return every shell script of the project."""
+    found = [path for folder in ("packer", "tooling") for path in ROOT.glob(f"{folder}/**/*.sh")]
+    return [".ci/run", *sorted(str(path.relative_to(ROOT)) for path in found)]

@@ -1,0 +1,39 @@
+"""``splitbake doctor`` as it is called, on machines that are made up."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+
+import pytest
+
+from splitbake.cli import cli
+from splitbake.doctor import diagnose, machine
+from splitbake.doctor.model import Machine, Output
+
+
+@pytest.fixture
+def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Debian 12 with no tool at all, on which nothing may be installed by a test."""
+    facts = Machine(codename="bookworm", apt=True, prefix=(), systemd=False, user="")
+    monkeypatch.setattr(machine, "look", lambda: facts)
+    monkeypatch.setattr("splitbake.doctor.apply.apply", lambda *_: pytest.fail("the machine was changed"))
+    monkeypatch.setattr(diagnose, "diagnose", partial(diagnose.diagnose, ask=lambda _: Output(None)))
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_without_a_terminal_and_without_yes_only_the_plan_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--fix"], standalone_mode=False) == 2
+    told = capsys.readouterr()
+    assert "To do on this machine:" in told.err
+    assert "say --yes" in told.err
+    assert "Packer is missing: apt-get install packer" in told.out
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_json_holds_findings_and_what_can_be_fixed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"], standalone_mode=False) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert {"name", "status", "found", "needed", "remedy", "required"} <= set(told["findings"][0])
+    assert any("docker-buildx" in action for action in told["fixable"])

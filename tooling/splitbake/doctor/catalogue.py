@@ -1,0 +1,128 @@
+"""Every external tool, why it is needed and where it comes from.
+
+Versions are the lowest that the test-suite has passed with. Debian 12 has no buildx package and Debian 13 no
+Packer; the programs of the neighbouring release need nothing but libc and work (measured).
+"""
+
+from __future__ import annotations
+
+from splitbake.doctor.model import Apt, Check, Loan
+from splitbake.doctor.probes import engine, file_exists, version_of
+
+NUMBER = r"(\d+\.\d+[\w.+~-]*)"
+
+CHECKS: tuple[Check, ...] = (
+    Check(
+        name="Docker CLI",
+        why="building and running images",
+        probe=version_of("docker", "--version", pattern=rf"Docker version {NUMBER}"),
+        minimum="20.10",
+        sources={
+            "*": Apt(("docker.io",)),
+            # From Debian 13 on the client is a package of its own.
+            "trixie": Apt(("docker-cli",)),
+            "forky": Apt(("docker-cli",)),
+        },
+        remedy="install Docker: https://docs.docker.com/engine/install/",
+    ),
+    Check(
+        name="Docker Engine",
+        why="images, local cloud",
+        probe=engine,
+        minimum="20.10",
+        # Where the kernel has AppArmor on, an engine without apparmor_parser starts no container.
+        sources={"*": Apt(("docker.io", "iptables", "apparmor", "ca-certificates"))},
+        remedy="install Docker: https://docs.docker.com/engine/install/",
+    ),
+    Check(
+        name="Docker buildx",
+        why="building with BuildKit",
+        probe=version_of("docker", "buildx", "version", pattern=rf"buildx v?{NUMBER}"),
+        minimum="0.10",
+        sources={
+            "*": Apt(("docker-buildx",)),
+            "bookworm": Loan(
+                package="docker-buildx",
+                suite="trixie",
+                member="usr/libexec/docker/cli-plugins/docker-buildx",
+                directory="/usr/local/lib/docker/cli-plugins",
+                user_directory=".docker/cli-plugins",
+            ),
+        },
+        remedy="put the plugin docker-buildx into ~/.docker/cli-plugins: https://github.com/docker/buildx",
+    ),
+    Check(
+        name="Packer",
+        why="baking the AMI",
+        probe=version_of("packer", "--version", pattern=rf"(?:^|v){NUMBER}"),
+        minimum="1.6.6",
+        sources={
+            "*": Apt(("packer",)),
+            "trixie": Loan(package="packer", suite="bookworm", member="usr/bin/packer", directory="/usr/local/bin"),
+        },
+        remedy="install Packer (any version from 1.6.6 on; from 1.10 on its licence is BUSL): https://developer.hashicorp.com/packer/install",
+    ),
+    Check(
+        name="docker-registry",
+        why="local cloud: ECR",
+        probe=version_of("docker-registry", "--version", pattern=rf"docker/distribution v?{NUMBER}"),
+        minimum="2.8",
+        sources={"*": Apt(("docker-registry",))},
+        remedy="install the program docker-registry: https://distribution.github.io/distribution/",
+    ),
+    Check(
+        name="mmdebstrap",
+        why="local cloud: base AMI",
+        probe=version_of("mmdebstrap", "--version", pattern=rf"mmdebstrap {NUMBER}"),
+        sources={"*": Apt(("mmdebstrap", "gpg"))},
+        remedy="install the package mmdebstrap of your distribution",
+    ),
+    Check(
+        name="Debian archive keyring",
+        why="local cloud: base AMI",
+        probe=file_exists("/usr/share/keyrings/debian-archive-keyring.gpg"),
+        sources={"*": Apt(("debian-archive-keyring",))},
+        remedy="install the package debian-archive-keyring of your distribution",
+    ),
+    Check(
+        name="ssh client",
+        why="reaching instances",
+        probe=version_of("ssh", "-V", pattern=rf"OpenSSH_{NUMBER}"),
+        sources={"*": Apt(("openssh-client",))},
+        remedy="install the OpenSSH client of your distribution",
+    ),
+    Check(
+        name="git",
+        why="commits of releases",
+        probe=version_of("git", "--version", pattern=rf"git version {NUMBER}"),
+        sources={"*": Apt(("git",))},
+        remedy="install the package git of your distribution",
+    ),
+    Check(
+        name="Terraform",
+        why="validating patched text",
+        probe=version_of("terraform", "version", pattern=rf"Terraform v{NUMBER}"),
+        minimum="1.3",
+        required=False,
+        remedy="install Terraform: https://developer.hashicorp.com/terraform/install",
+    ),
+    Check(
+        name="session-manager-plugin",
+        why="builders with no open port",
+        probe=version_of("session-manager-plugin", "--version", pattern=NUMBER),
+        minimum="1.2",
+        required=False,
+        remedy=(
+            "install the Session Manager plugin: https://docs.aws.amazon.com/systems-manager/latest/"
+            "userguide/session-manager-working-with-install-plugin.html"
+        ),
+    ),
+    Check(
+        name="shellcheck",
+        why="developing splitbake",
+        probe=version_of("shellcheck", "--version", pattern=rf"version: {NUMBER}"),
+        required=False,
+        sources={"*": Apt(("shellcheck",))},
+        remedy="install the package shellcheck of your distribution",
+    ),
+)
