@@ -1,0 +1,8 @@
+# selects: aws_launch_template.gpu.image_id
+# refused: stands in more than one place
+resource "aws_launch_template" "gpu" {
+  image_id = "ami-0old"
+}
+resource "aws_launch_template" "gpu" {
+  image_id = "ami-0old"
+}

@@ -1,0 +1,5 @@
+# selects: local.amis.kr
+# refused: there is no kr at
+locals {
+  amis = {}
+}

@@ -1,0 +1,5 @@
+# selects: local.a
+# refused: it comes back to
+locals {
+  a = local.a.b
+}

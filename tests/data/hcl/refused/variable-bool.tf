@@ -1,0 +1,5 @@
+# selects: var.ami
+# refused: is a bool, true
+variable "ami" {
+  default = true
+}

@@ -1,0 +1,5 @@
+# selects: var.ami
+# refused: is null
+variable "ami" {
+  default = null
+}

@@ -1,0 +1,5 @@
+# selects: var.ami
+# refused: there is no default at
+variable "ami" {
+  type = string
+}
