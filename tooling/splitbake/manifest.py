@@ -8,16 +8,37 @@ from __future__ import annotations
 
 import functools
 import operator
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, Discriminator, Field
 
 from splitbake import registry, units, yamldoc
+from splitbake.contradictions import contradictions
 from splitbake.errors import ManifestError
 from splitbake.problems import explain
-from splitbake.spec import AbsolutePath, Account, Name, Region, RelativePath, Sha256, Spec, Text
+from splitbake.spec import (
+    AbsolutePath,
+    Account,
+    FolderPath,
+    InstanceType,
+    Module,
+    Name,
+    Region,
+    RelativePath,
+    Repository,
+    S3Object,
+    Sha256,
+    Spec,
+    Text,
+    Variable,
+    matching,
+    nearest,
+    tag,
+    tag_name,
+)
 
 FILE_NAME = "splitbake.yaml"
 
@@ -30,97 +51,101 @@ else:
     def _kind(item: Any) -> str | None:
         """Return which registered key a release item has: that key is its kind."""
         keys = item.keys() if isinstance(item, Mapping) else ()
-        return next((key for key in keys if key in registry.TARGETS), None)
+        return next((tag_name(key) for key in keys if key in registry.TARGETS), None)
 
     ReleaseItem = Annotated[
         functools.reduce(
             operator.or_,
-            [Annotated[registry.load(registry.TARGETS, kind), Tag(kind)] for kind in registry.TARGETS],
+            [Annotated[registry.load(registry.TARGETS, kind), tag(kind)] for kind in registry.TARGETS],
         ),
         Discriminator(
             _kind,
-            custom_error_type="target_kind",
-            custom_error_message=f"expected a target with one of the keys {', '.join(registry.TARGETS)}",
+            custom_error_type="one_key_of",
+            custom_error_message="expected a target: a mapping with one of the keys {keys}",
+            custom_error_context={"keys": ", ".join(registry.TARGETS)},
         ),
     ]
 
 
-def _known_scheme(source: str) -> str:
-    scheme = source.partition("://")[0] if "://" in source else ""
+def _of_a_source(uri: str) -> str:
+    scheme = registry.scheme(uri)
     if scheme not in registry.MODEL_SOURCES:
-        known = ", ".join(f"{name}://" for name in registry.MODEL_SOURCES if name)
-        raise ValueError(f"{scheme}:// is no model source; expected {known} or a path in the project")
-    return source
+        schemes = [name for name in registry.MODEL_SOURCES if name]
+        known = ", ".join(f"{name}://" for name in schemes)
+        raise ValueError(f"expected {known} or a path in the project{nearest(scheme, schemes)}")
+    registry.load(registry.MODEL_SOURCES, scheme).check(uri)
+    return uri
 
 
 class ModelFile(Spec):
     """One model file, or with a trailing ``/`` on both sides every file below a prefix or folder."""
 
     path: RelativePath = Field(description="where it lies below models.root; a trailing / means a folder")
-    source: Annotated[Text, AfterValidator(_known_scheme)] = Field(
-        alias="from", description="s3://bucket/key, https://…, or a path in the project"
+    source: Annotated[Text, AfterValidator(_of_a_source)] = Field(
+        alias="from",
+        description="s3://bucket/key, https://host/path, or a path in the project",
+        examples=["s3://my-models/models/yolo.onnx", "s3://my-models/checkpoints/llava/"],
     )
     sha256: Sha256 | None = Field(default=None, description="insist on this content; the lock refuses any other")
-
-    @model_validator(mode="after")
-    def _both_folders_or_none(self) -> ModelFile:
-        if self.is_folder != self.source.endswith("/"):
-            raise ValueError("path and from must both end with / (a folder) or neither (a file)")
-        if self.is_folder and self.sha256:
-            raise ValueError("sha256 belongs to one file; a folder's digests are in the lock")
-        return self
 
     @property
     def is_folder(self) -> bool:
         """Whether this entry stands for every file below a prefix."""
         return self.path.endswith("/")
 
+    @property
+    def scheme(self) -> str:
+        """Which kind of source it comes from: a key of ``registry.MODEL_SOURCES``."""
+        return registry.scheme(self.source)
+
 
 class Models(Spec):
     """The model files of the AMI."""
 
     root: AbsolutePath = Field(default="/opt/dl-models", description="where they lie on the host")
-    files: tuple[ModelFile, ...] = Field(min_length=1, strict=False)
+    files: tuple[ModelFile, ...] = Field(min_length=1, strict=False, description="what to put there, and from where")
     budget: units.Size = Field(description="the most that all model files together may take, for example 3 GiB")
     mode: Literal["0755", "0555"] = Field(default="0755", description="of files and folders alike")
-
-    @model_validator(mode="after")
-    def _no_path_twice(self) -> Models:
-        paths = [entry.path for entry in self.files]
-        twice = sorted({path for path in paths if paths.count(path) > 1})
-        if twice:
-            raise ValueError(f"two entries want the same path: {', '.join(twice)}")
-        return self
 
 
 class BaseBySsm(Spec):
     """A base AMI named by an SSM parameter that holds its id, or JSON with an ``image_id``."""
 
-    ssm: Text
+    ssm: Text = Field(description="name of the parameter", examples=["/my/base-ami"])
 
 
 class BaseByName(Spec):
     """The newest AMI with this name (``*`` allowed) and owner."""
 
-    name: Text
-    owner: Text
+    name: Text = Field(description="* stands for anything", examples=["my-base-*"])
+    owner: Text = Field(description="an account, self or amazon", examples=["self"])
 
 
 class Builder(Spec):
     """The instance on which Packer bakes."""
 
-    instance_type: Text = "m6i.xlarge"
-    subnet: Text | None = Field(default=None, description="default: the default VPC's")
+    instance_type: InstanceType = Field(default="m6i.xlarge", description="a bake needs no GPU")
+    subnet: Annotated[str, matching("subnet-[0-9a-f]{8,17}", "a subnet id", "subnet-0a1b2c3d")] | None = Field(
+        default=None, description="default: the default VPC's"
+    )
     profile: Text | None = Field(default=None, description="an instance profile that exists already")
-    ssh_user: Name = "ec2-user"
-    connect: Literal["public-ip", "private-ip"] = "public-ip"
+    ssh_user: Name = Field(default="ec2-user", description="the login user of the base AMI")
+    connect: Literal["public-ip", "private-ip"] = Field(default="public-ip", description="how Packer reaches it")
+
+
+def _gp3(rate: int) -> int:
+    if not units.parse_rate("125 MiB/s") <= rate <= units.parse_rate("1000 MiB/s"):
+        raise ValueError("expected 125 MiB/s to 1000 MiB/s, as a gp3 volume has")
+    return rate
 
 
 class Volume(Spec):
     """The root volume of the builder, which becomes the AMI's snapshot."""
 
     size: units.Size | None = Field(default=None, description="default: the base's size and room for the models")
-    throughput: units.Rate = Field(default=125 * 1024**2, validate_default=False, description="gp3: 125 to 1000 MiB/s")
+    throughput: Annotated[units.Rate, AfterValidator(_gp3)] = Field(
+        default="125 MiB/s", validate_default=True, description="gp3: 125 MiB/s to 1000 MiB/s"
+    )
 
 
 #: Names for bases that most people want -> the SSM parameter that AWS keeps for them.
@@ -130,22 +155,24 @@ KNOWN_BASES: Mapping[str, str] = {
 
 
 def _known_base(text: str) -> str:
-    if text not in KNOWN_BASES and not text.startswith("ami-"):
-        raise ValueError(f"expected an AMI id (ami-…), {{ssm: …}}, {{name: …, owner: …}} or {', '.join(KNOWN_BASES)}")
+    if text not in KNOWN_BASES and not re.fullmatch("ami-[0-9a-f]{8,17}", text):
+        forms = f"{', '.join(KNOWN_BASES)}, an AMI id (ami-…), {{ssm: …}} or {{name: …, owner: …}}"
+        raise ValueError(f"expected {forms}{nearest(text, KNOWN_BASES)}")
     return text
 
 
 def _base_form(base: Any) -> str:
     """Return which of its forms a base AMI is written in, so that only that form's problems are told."""
     if not isinstance(base, Mapping):
-        return "text"
-    return "ssm" if "ssm" in base else "name"
+        return tag_name("text")
+    by_ssm = any(key == "ssm" or nearest(str(key), ["ssm"]) for key in base)
+    return tag_name("ssm" if by_ssm else "name")
 
 
 Base = Annotated[
-    Annotated[Text, AfterValidator(_known_base), Tag("text")]
-    | Annotated[BaseBySsm, Tag("ssm")]
-    | Annotated[BaseByName, Tag("name")],
+    Annotated[Text, AfterValidator(_known_base), tag("text")]
+    | Annotated[BaseBySsm, tag("ssm")]
+    | Annotated[BaseByName, tag("name")],
     Discriminator(_base_form),
 ]
 
@@ -153,9 +180,12 @@ Base = Annotated[
 class Ami(Spec):
     """The half that changes with the models."""
 
-    base: Base
-    builder: Builder = Builder()
-    volume: Volume = Volume()
+    base: Base = Field(
+        description="ecs-gpu-al2023, an AMI id, {ssm: parameter} or {name: pattern, owner: account}",
+        examples=["ecs-gpu-al2023", {"name": "my-base-*", "owner": "self"}],
+    )
+    builder: Builder = Field(default_factory=Builder, description="where it is baked")
+    volume: Volume = Field(default_factory=Volume, description="the AMI's root volume")
     provision: tuple[RelativePath, ...] = Field(
         default=(),
         strict=False,
@@ -165,90 +195,109 @@ class Ami(Spec):
 
 def _known_builder(name: str) -> str:
     if name not in registry.IMAGE_BUILDERS:
-        raise ValueError(f"expected one of {', '.join(registry.IMAGE_BUILDERS)}")
+        raise ValueError(
+            f"expected one of {', '.join(registry.IMAGE_BUILDERS)}{nearest(name, registry.IMAGE_BUILDERS)}"
+        )
     return name
 
 
 class Image(Spec):
     """The half that changes with the code."""
 
-    base: Text = Field(description="python:3.11-slim, or ecr://repository:tag in the account's own registry")
-    builder: Annotated[Text, AfterValidator(_known_builder)] = "docker"
-    context: RelativePath | Literal["."] = Field(default=".", description="the folder that include is relative to")
+    base: Text = Field(
+        description="an image reference, or ecr://repository:tag in the account's own registry",
+        examples=["python:3.11-slim", "ecr://docker-hub/library/python:3.11-slim"],
+    )
+    builder: Annotated[Text, AfterValidator(_known_builder)] = Field(
+        default="docker",
+        description="what builds and pushes it",
+        json_schema_extra={"enum": [*registry.IMAGE_BUILDERS]},
+    )
+    context: FolderPath = Field(default=".", description="the folder that include is relative to")
     include: tuple[RelativePath, ...] = Field(
         min_length=1,
         strict=False,
         description="glob patterns; a trailing / takes a folder; nothing else travels",
+        examples=[["run.py", "lib/"]],
     )
     exclude: tuple[RelativePath, ...] = Field(default=(), strict=False, description="glob patterns taken out again")
     requirements: RelativePath | None = Field(default=None, description="a pip requirements file in the context")
-    workdir: AbsolutePath = "/app"
+    workdir: AbsolutePath = Field(default="/app", description="where the code lies in the image")
     mounts: dict[RelativePath, AbsolutePath] = Field(
-        min_length=1, description="folder below models.root: where the container sees it, read-only"
+        min_length=1,
+        description="folder below models.root: where the container sees it, read-only",
+        examples=[{"models": "/workspace/models"}],
     )
-    command: tuple[Text, ...] = Field(min_length=1, strict=False)
-    uid: int = Field(default=10001, ge=1, description="the user that runs it; never root")
-    repository: Annotated[str, Field(pattern=r"^[a-z0-9]+([._/-][a-z0-9]+)*$")]
+    command: tuple[Text, ...] = Field(
+        min_length=1, strict=False, description="what the container runs", examples=[["python", "run.py"]]
+    )
+    uid: int = Field(default=10001, ge=1, le=2**31 - 1, description="the user that runs it; never root")
+    repository: Repository = Field(description="the ECR repository that it is pushed to")
     budget: units.Size = Field(description="the most that the image may take uncompressed, for example 500 MB")
 
 
 class Verify(Spec):
     """What verification needs to know beyond the lock."""
 
-    instance_type: Text = Field(default="m6i.large", description="the AMI is booted on one of these")
-    imports: tuple[Text, ...] = Field(default=(), strict=False, description="modules that must import in the image")
+    instance_type: InstanceType = Field(default="m6i.large", description="the AMI is booted on one of these")
+    imports: tuple[Module, ...] = Field(default=(), strict=False, description="modules that must import in the image")
     run: tuple[Text, ...] | None = Field(
         default=None,
         strict=False,
         description="a command that must succeed in the image with the models mounted",
+        examples=[["python", "run.py", "--self-test"]],
     )
-    within: units.Duration = Field(default=300, validate_default=False, description="for the AMI to answer by SSH")
+    within: units.Duration = Field(
+        default="5 min", validate_default=True, description="the time that the AMI has to answer by SSH"
+    )
 
 
 class Smoke(Spec):
     """One real job, submitted on what is released."""
 
-    queue: Text
-    job_definition: Text
-    environment: dict[Text, Text] = Field(default_factory=dict)
-    presign: dict[Text, Annotated[str, Field(pattern=r"^s3://[^/]+/.+")]] = Field(
+    queue: Text = Field(description="the Batch job queue")
+    job_definition: Text = Field(description="the Batch job definition, by name")
+    environment: dict[Variable, str] = Field(default_factory=dict, description="variables of the job")
+    presign: dict[Variable, S3Object] = Field(
         default_factory=dict, description="variable: S3 object that the job reads by a presigned URL"
     )
-    within: units.Duration = Field(default=600, validate_default=False)
+    within: units.Duration = Field(default="10 min", validate_default=True, description="the time that the job has")
 
 
 class Environment(Spec):
     """One account and region with the targets that a release moves there."""
 
-    account: Account
-    region: Region
+    account: Account = Field(description="12 digits, in quotes; every change is refused with other credentials")
+    region: Region = Field(description="where everything of this environment is")
     endpoint: Literal["aws", "custom"] = Field(
         default="aws",
         description="custom: AWS_ENDPOINT_URL must be set (the local cloud); aws: it must not be",
     )
-    release: tuple[ReleaseItem, ...] = Field(default=(), strict=False)
-    smoke: Smoke | None = None
+    release: tuple[ReleaseItem, ...] = Field(default=(), strict=False, description="what names the AMI and the image")
+    smoke: Smoke | None = Field(default=None, description="the job that splitbake smoke submits")
+
+
+def _folder_or_s3(state: str) -> str:
+    scheme = registry.scheme(state)
+    if scheme not in {"", "s3"} or state.rstrip("/") == "s3:":
+        raise ValueError(f"expected a folder or s3://bucket/prefix{nearest(scheme, ['s3'])}")
+    return state
 
 
 class Manifest(Spec):
-    """The whole file."""
+    """The whole file. ``load`` checks more than this model alone: what its parts say about each other."""
 
-    version: Literal[1]
-    project: Name
-    state: Text = Field(description="where records live: a folder, or s3://bucket/prefix")
+    version: Literal[1] = Field(description="of this format")
+    project: Name = Field(description="names what is built")
+    state: Annotated[Text, AfterValidator(_folder_or_s3)] = Field(
+        description="where records live: a folder, or s3://bucket/prefix",
+        examples=["s3://my-splitbake/video-analysis", ".splitbake/state"],
+    )
     models: Models
     ami: Ami
     image: Image
-    verify: Verify = Verify()
-    environments: dict[Name, Environment] = Field(min_length=1)
-
-    @model_validator(mode="after")
-    def _mounts_have_models(self) -> Manifest:
-        paths = [entry.path for entry in self.models.files]
-        for folder in self.image.mounts:
-            if not any(path.startswith(f"{folder.rstrip('/')}/") for path in paths):
-                raise ValueError(f"image.mounts names {folder!r}, but no model file lies below it in models.files")
-        return self
+    verify: Verify = Field(default_factory=Verify)
+    environments: dict[Name, Environment] = Field(min_length=1, description="the first one is the default")
 
 
 def load(path: Path) -> Manifest:
@@ -258,15 +307,9 @@ def load(path: Path) -> Manifest:
         ManifestError: with every problem of the file, each on a line of its own.
     """
     document = yamldoc.read(path)
-    manifest, problems = explain(Manifest, document)
+    manifest, problems = explain(Manifest, document, contradictions)
     if problems or manifest is None:
         lines = "\n".join(f"  {problem}" for problem in problems)
         count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
         raise ManifestError(f"{path} has {count}:\n{lines}", hint="splitbake schema prints what each key may hold")
     return manifest
-
-
-def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema of the manifest, for editors."""
-    schema = Manifest.model_json_schema(by_alias=True)
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "splitbake.yaml", **schema}

@@ -31,6 +31,11 @@ IMAGE_BUILDERS: Final[Mapping[str, str]] = {
 }
 
 
+def scheme(uri: str) -> str:
+    """Return the part before ``://``, empty for a path in the project."""
+    return uri.partition("://")[0] if "://" in uri else ""
+
+
 def load(kinds: Mapping[str, str], kind: str) -> Any:
     """Return the object registered as ``kind``; KeyError where it is none of ``kinds``."""
     module, _, attribute = kinds[kind].partition(":")

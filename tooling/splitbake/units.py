@@ -7,6 +7,7 @@ A bare number is refused: nobody can tell afterwards whether ``500`` meant bytes
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from typing import Annotated, Any, Final
 
 from pydantic import BeforeValidator, WithJsonSchema
@@ -18,17 +19,27 @@ _BYTES: Final[dict[str, int]] = {
 }
 _SECONDS: Final[dict[str, int]] = {"s": 1, "min": 60, "h": 3600}
 
-_NUMBER = r"(?P<number>\d+(?:\.\d+)?)"
-_SIZE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})")
-_RATE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})/s")
-_DURATION = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_SECONDS)})")
+_NUMBER = r"(?P<number>\d{1,15}(?:\.\d{1,6})?)"
+_SIZE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})", re.ASCII)
+_RATE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})/s", re.ASCII)
+_DURATION = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_SECONDS)})", re.ASCII)
 
 
 def _parse(text: Any, pattern: re.Pattern[str], factors: dict[str, int], example: str) -> int:
     found = pattern.fullmatch(text) if isinstance(text, str) else None
     if found is None:
-        raise ValueError(f"expected a number with a unit, for example {example}")
-    return round(float(found["number"]) * factors[found["unit"]])
+        raise ValueError(f"expected a number with a unit, for example {example}{_respelt(text, pattern, factors)}")
+    return round(Decimal(found["number"]) * factors[found["unit"]])
+
+
+def _respelt(text: Any, pattern: re.Pattern[str], factors: dict[str, int]) -> str:
+    """Return "; did you mean …?" where only the case of the unit's letters is wrong."""
+    found = re.fullmatch(pattern.pattern, text, re.ASCII | re.IGNORECASE) if isinstance(text, str) else None
+    if found is None:
+        return ""
+    unit = next(unit for unit in factors if unit.lower() == found["unit"].lower())
+    start, end = found.span("unit")
+    return f"; did you mean '{text[:start]}{unit}{text[end:].lower()}'?"
 
 
 def parse_size(text: Any) -> int:
@@ -49,7 +60,7 @@ def parse_duration(text: Any) -> int:
 def format_size(size: float) -> str:
     """Return ``size`` bytes as people read it, decimal as on a registry's bill: ``312.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:  # noqa: PLR2004 - the decimal step
+        if round(size, 1) < 1000:  # noqa: PLR2004 - the decimal step
             return f"{size:.0f} B" if unit == "B" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"

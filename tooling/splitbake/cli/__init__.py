@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
+from collections.abc import Sequence
 
 import click
 
 from splitbake.errors import SplitbakeError, UsageError
+
+#: What a shell expects of a process that Ctrl-C ended: 128 + SIGINT.
+INTERRUPTED = 130
 
 #: Command name -> "module:attribute". Only the called one is imported, so that ``--help`` stays fast;
 #: the second entry is the line that ``splitbake --help`` shows.
@@ -49,7 +54,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="splitbake", message="%(prog)s %(version)s")
 def cli() -> None:
-    r"""Bake models into an AMI and code into a slim image, verify both, release them as a pair.
+    """Bake models into an AMI and code into a slim image, verify both, release them as a pair.
 
     \b
     A first round:
@@ -59,14 +64,20 @@ def cli() -> None:
     """
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command line and return its exit code; entry point of the ``splitbake`` script."""
-    arguments = sys.argv[1:] if argv is None else argv
+def main() -> int:
+    """Run ``splitbake`` and return its exit code; entry point of the script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job cleans up just as Ctrl-C does
+    return run(cli, prog_name="splitbake")
+
+
+def run(command: click.Command, *, prog_name: str, argv: Sequence[str] | None = None) -> int:
+    """Run a click command the way all of ours end: our errors as one paragraph, our exit codes."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        outcome = cli.main(args=arguments, prog_name="splitbake", standalone_mode=False)
-    except click.exceptions.Abort:
+        outcome = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
+    except (click.exceptions.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
-        return 130
+        return INTERRUPTED
     except click.ClickException as problem:
         problem.show()
         return UsageError.exit_code

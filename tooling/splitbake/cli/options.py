@@ -1,0 +1,34 @@
+"""Options that several commands share; each is a decorator that passes its value under a fixed name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from splitbake.manifest import FILE_NAME
+from splitbake.project import Project
+
+
+def _project(_context: click.Context, _parameter: click.Parameter, path: Path) -> Project:
+    return Project(path)
+
+
+#: ``--manifest PATH``: passes ``project: Project``. Nothing is read before the command asks for it.
+project = click.option(
+    "--manifest",
+    "project",
+    type=click.Path(path_type=Path, dir_okay=False),
+    default=FILE_NAME,
+    show_default=True,
+    callback=_project,
+    help="The manifest; its folder is the project.",
+)
+
+#: ``--env NAME``: passes ``env: str | None``; None is the first environment of the manifest.
+environment = click.option(
+    "--env", metavar="NAME", help="The environment; without it the first one that the manifest lists."
+)
+
+#: ``--json``: passes ``as_json: bool``.
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")

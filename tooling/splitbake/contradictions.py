@@ -1,0 +1,70 @@
+"""What parts of a manifest say about each other.
+
+These checks look at the plain data, not at the model, so that they speak up in the same run as everything else that
+is wrong; where the data has not the right shape they are silent, as the model complains there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from splitbake.yamldoc import Location
+
+Finding = tuple[Location, str]
+
+
+def contradictions(data: Any) -> Iterator[Finding]:
+    """Yield the place and the words of everything that cannot be true at once."""
+    entries = [(index, _mapping(entry)) for index, entry in enumerate(_list(_at(data, "models", "files")))]
+    mounts = _mapping(_at(data, "image", "mounts"))
+    paths = {index: entry["path"] for index, entry in entries if isinstance(entry.get("path"), str)}
+    for index, entry in entries:
+        yield from _file_or_folder(("models", "files", index), entry)
+    yield from _repeated(paths)
+    yield from _empty_mounts(mounts, list(paths.values()))
+    yield from _mounted_twice(mounts)
+
+
+def _file_or_folder(at: Location, entry: dict[str, Any]) -> Iterator[Finding]:
+    path, source = entry.get("path"), entry.get("from")
+    if isinstance(path, str) and isinstance(source, str) and path.endswith("/") != source.endswith("/"):
+        yield (*at, "from"), "path and from must both end with / (a folder) or neither (a file)"
+    if isinstance(path, str) and path.endswith("/") and entry.get("sha256") is not None:
+        yield (*at, "sha256"), "sha256 belongs to one file; the digests of a folder's files are in the lock"
+
+
+def _repeated(paths: dict[int, str]) -> Iterator[Finding]:
+    first: dict[str, int] = {}
+    for index, path in paths.items():
+        if first.setdefault(path, index) != index:
+            yield ("models", "files", index, "path"), f"an earlier entry has the path {path!r} already"
+
+
+def _empty_mounts(mounts: dict[str, Any], paths: list[str]) -> Iterator[Finding]:
+    for folder in mounts:
+        if paths and not any(path.startswith(f"{folder.rstrip('/')}/") for path in paths):
+            yield ("image", "mounts", folder), f"{folder!r} is mounted, but no entry of models.files lies in it"
+
+
+def _mounted_twice(mounts: dict[str, Any]) -> Iterator[Finding]:
+    seen: set[str] = set()
+    for folder, where in mounts.items():
+        if isinstance(where, str) and where in seen:
+            yield ("image", "mounts", folder), f"another folder is mounted at {where} already"
+        elif isinstance(where, str):
+            seen.add(where)
+
+
+def _at(data: Any, *keys: str) -> Any:
+    for key in keys:
+        data = _mapping(data).get(key)
+    return data
+
+
+def _mapping(data: Any) -> dict[str, Any]:
+    return data if isinstance(data, dict) else {}
+
+
+def _list(data: Any) -> list[Any]:
+    return data if isinstance(data, list) else []
