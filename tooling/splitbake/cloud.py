@@ -6,7 +6,7 @@ Whether the endpoint behind it is AWS or the local cloud, nothing here or above 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,7 +18,8 @@ from splitbake.manifest import Environment
 if TYPE_CHECKING:
     from boto3.session import Session
 
-_LIMITS = {"connect_timeout": 5, "read_timeout": 60, "retries": {"mode": "standard", "max_attempts": 5}}
+#: Seconds, and how often a throttled or failed call is tried again.
+_CONNECT_TIMEOUT, _READ_TIMEOUT, _ATTEMPTS = 5, 60, 5
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,13 @@ class Cloud:
             from botocore.config import Config
 
             with aws_errors(f"open the {service} client"):
-                self._clients[service] = self.session.client(service, config=Config(**_LIMITS))
+                config = Config(
+                    connect_timeout=_CONNECT_TIMEOUT,
+                    read_timeout=_READ_TIMEOUT,
+                    retries={"mode": "standard", "max_attempts": _ATTEMPTS},
+                )
+                open_client: Callable[..., Any] = self.session.client  # the stubs list every service by name
+                self._clients[service] = open_client(service, config=config)
         return self._clients[service]
 
     @property
@@ -103,7 +110,7 @@ def aws_errors(doing: str) -> Iterator[None]:
     try:
         yield
     except ClientError as problem:
-        error: Mapping[str, str] = problem.response.get("Error", {})
+        error = problem.response.get("Error", {})
         message = f"could not {doing}: {problem.operation_name} answered {error.get('Code')}: {error.get('Message')}"
         raise CloudError(message, hint=_hint(error.get("Code", ""))) from problem
     except BotoCoreError as problem:

@@ -37,7 +37,7 @@ class LockedModels(Spec):
     """What one entry of ``models.files`` resolved to: one file, or every file below a prefix."""
 
     path: RelativePath
-    source: Text = Field(alias="from")
+    source: Text = Field(description="as the manifest names it")
     files: tuple[LockedFile, ...] = Field(strict=False)
 
 
@@ -88,7 +88,7 @@ class Lock(Spec):
 
     def to_text(self) -> str:
         """Return the bytes of the lock file as text."""
-        body = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        body = self.model_dump(mode="json", exclude_none=True)
         return json.dumps(body, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
 
 
@@ -110,6 +110,34 @@ def read(path: Path) -> Lock:
         raise LockError(f"{path} does not exist", hint=_RELOCK) from None
     except (OSError, ValidationError) as problem:
         raise LockError(f"{path} cannot be used: {problem}", hint=f"restore it from git, or {_RELOCK}") from None
+
+
+def read_if_usable(path: Path) -> Lock | None:
+    """Read the lock at ``path`` for one that will replace it: None where it is missing or damaged."""
+    try:
+        return read(path)
+    except LockError:
+        return None
+
+
+def write(path: Path, lock: Lock) -> None:
+    """Write ``lock`` to ``path``, all of it or nothing; the same bytes are not written again.
+
+    Raises:
+        LockError: it cannot be written; what was there before is untouched.
+    """
+    text = lock.to_text().encode()
+    partial = path.with_name(f".{path.name}.part")
+    try:
+        if path.is_file() and path.read_bytes() == text:
+            return
+        partial.write_bytes(text)
+        partial.replace(path)
+    except OSError as problem:
+        partial.unlink(missing_ok=True)
+        raise LockError(
+            f"{path} cannot be written: {problem.strerror}", hint="is the disk full, or the folder read-only?"
+        ) from problem
 
 
 def read_for(manifest: Manifest, path: Path) -> Lock:
@@ -145,23 +173,45 @@ def mismatches(manifest: Manifest, lock: Lock) -> Iterator[str]:
             yield f"{key[0]} must have sha256 {pinned}, locked is {', '.join(found)}"
 
 
-def differences(old: Lock, new: Lock) -> list[str]:
-    """Say in words what moved from ``old`` to ``new``."""
+def differences(old: Lock | None, new: Lock) -> list[str]:
+    """Say in words what moved from ``old`` (None: there was none) to ``new``; empty where nothing did."""
+    if old is None:
+        models = [f"model new: {file.path}" for file in new.files]
+        return [f"base AMI: {_ami(new)}", f"base image: {_image(new)}", *models]
     moved: list[str] = []
     if old.base_ami != new.base_ami:
-        moved.append(f"base AMI: {old.base_ami.id} ({old.base_ami.name}) -> {new.base_ami.id} ({new.base_ami.name})")
+        moved.append(f"base AMI: {_ami(old)} -> {_ami(new)}")
     if old.base_image != new.base_image:
-        moved.append(f"base image: {old.base_image.digest} -> {new.base_image.digest}")
+        moved.append(f"base image: {_image(old)} -> {_image(new)}")
     before = {file.path: file for file in old.files}
     after = {file.path: file for file in new.files}
     moved += [f"model gone: {path}" for path in sorted(before.keys() - after.keys())]
     moved += [f"model new: {path}" for path in sorted(after.keys() - before.keys())]
-    for path in sorted(before.keys() & after.keys()):
-        if before[path].sha256 != after[path].sha256:
-            moved.append(f"model changed: {path}: sha256 {before[path].sha256[:12]} -> {after[path].sha256[:12]}")
-        elif before[path] != after[path]:
-            moved.append(f"model moved, content equal: {path}: {before[path].source} -> {after[path].source}")
+    moved += [
+        f"model {how}: {path}"
+        for path in sorted(before.keys() & after.keys())
+        if (how := _change(before[path], after[path]))
+    ]
+    if not moved and old != new:
+        moved.append("models.files is divided into other entries; the files are the same")
     return moved
+
+
+def _change(before: LockedFile, after: LockedFile) -> str:
+    if before.sha256 != after.sha256:
+        return f"changed (sha256 {before.sha256[:12]} -> {after.sha256[:12]}, {before.size} -> {after.size} bytes)"
+    if before.source != after.source:
+        return f"comes from elsewhere with equal content ({before.source} -> {after.source})"
+    return "" if before == after else "was written anew with equal content (another entity tag)"
+
+
+def _ami(lock: Lock) -> str:
+    base = lock.base_ami
+    return f"{base.id} ({base.name}, {base.region}, from {base.request})"
+
+
+def _image(lock: Lock) -> str:
+    return f"{lock.base_image.digest} ({lock.base_image.request})"
 
 
 def models_root_path(manifest: Manifest, file: LockedFile) -> AbsolutePath:

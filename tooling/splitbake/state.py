@@ -71,18 +71,21 @@ class FolderStore:
 
     def _write_beside(self, key: str, value: bytes) -> Path:
         target = self._root / key
+        temporary: Path | None = None
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+            temporary = Path(name)
             with os.fdopen(descriptor, "wb") as file:
                 file.write(value)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as problem:
-            raise StateError(
-                f"cannot write {target}: {problem}", hint="is the disk full, or the folder read-only?"
-            ) from problem
-        return Path(name)
+            if temporary:
+                temporary.unlink()
+            hint = "is the disk full, or the folder read-only?"
+            raise StateError(f"cannot write {target}: {problem}", hint=hint) from problem
+        return temporary
 
 
 class S3Store:

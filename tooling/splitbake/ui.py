@@ -5,11 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from splitbake.units import format_seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 #: Where long work tells its progress, one line at a time.
 Say = Callable[[str], None]
@@ -33,17 +36,32 @@ def stage(title: str, *, quiet: bool = False) -> Iterator[Say]:
     from rich.console import Console
 
     console = Console(stderr=True, highlight=False)
-    if not console.is_terminal:
-        console.print(f"{title} …", markup=False)
-        yield lambda line: console.print(f"  {line}", markup=False, soft_wrap=True)
-    else:
-        from rich.markup import escape
 
-        with console.status(escape(title)) as status:
-            yield lambda line: status.update(
-                f"{escape(title)}  [dim]{escape(line[: console.width - len(title) - 8])}[/]"
-            )
-    console.print(f"✔ {title} ({format_seconds(time.monotonic() - started)})", markup=False)
+    def end(mark: str) -> None:
+        took = format_seconds(time.monotonic() - started)
+        console.print(f"{mark} {title} ({took})", markup=False, soft_wrap=True)
+
+    try:
+        with _live(console, title) as say:
+            yield say
+    except BaseException:
+        end("✘")
+        raise
+    end("✔")
+
+
+@contextmanager
+def _live(console: Console, title: str) -> Iterator[Say]:
+    """Yield where lines go: a spinner that shows the latest one, or one after the other where it cannot turn."""
+    if not console.is_terminal:
+        console.print(f"{title} …", markup=False, soft_wrap=True)
+        yield lambda line: console.print(f"  {line}", markup=False, soft_wrap=True)
+        return
+    from rich.markup import escape
+
+    room = console.width - len(title) - 8
+    with console.status(escape(title)) as status:
+        yield lambda line: status.update(f"{escape(title)}  [dim]{escape(line[:room])}[/]")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

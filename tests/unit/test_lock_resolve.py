@@ -1,0 +1,176 @@
+"""Resolving models: sizes and checksums as they are, nothing hashed twice without need, nothing wrong let through."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import boto3
+import pytest
+import yaml
+from moto import mock_aws
+
+from splitbake import resolve
+from splitbake.errors import LockError, SourceError
+from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedModels
+from splitbake.project import Project
+from splitbake.ui import silent
+
+BASE_AMI = LockedBaseAmi(
+    request="ecs-gpu-al2023",
+    id="ami-01234567",
+    name="base",
+    owner="self",
+    created="2026-01-01T00:00:00Z",
+    architecture="x86_64",
+    region="us-east-1",
+    root_device="/dev/xvda",
+    root_size=1,
+)
+BASE_IMAGE = LockedBaseImage(request="python:3.11-slim", digest="sha256:" + "c" * 64)
+
+
+@pytest.fixture
+def s3(monkeypatch):
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    with mock_aws():
+        client = boto3.client("s3", region_name="us-east-1")
+        client.create_bucket(Bucket="models")
+        for key, body in {"x/a": b"a" * 3_000_000, "x/b": b"b", "y": b"y"}.items():
+            client.put_object(Bucket="models", Key=key, Body=body)
+        yield client
+
+
+def project(root: Path, *files: dict[str, str], budget: str = "3 GiB") -> Project:
+    """Write a project with these model files."""
+    manifest = {
+        "version": 1,
+        "project": "video-analysis",
+        "state": ".splitbake/state",
+        "models": {"files": list(files), "budget": budget},
+        "ami": {"base": "ecs-gpu-al2023"},
+        "image": {
+            "base": "python:3.11-slim",
+            "include": ["run.py"],
+            "mounts": {"models": "/workspace/models"},
+            "command": ["python", "run.py"],
+            "repository": "processor",
+            "budget": "500 MB",
+        },
+        "environments": {"dev": {"account": "123456789012", "region": "us-east-1"}},
+    }
+    (root / "splitbake.yaml").write_text(yaml.safe_dump(manifest))
+    return Project(root / "splitbake.yaml")
+
+
+def models(of: Project, previous: tuple[LockedModels, ...] | None = None) -> tuple[tuple[LockedModels, ...], list[str]]:
+    """Resolve the models of a project; return them and what was read for it."""
+    read: list[str] = []
+    lock = None if previous is None else Lock(base_ami=BASE_AMI, base_image=BASE_IMAGE, models=previous)
+    return resolve.resolve_models(of, of.cloud(), lock, read.append), read
+
+
+def test_every_file_gets_its_size_and_checksum(s3, tmp_path):
+    (tmp_path / "local.bin").write_bytes(b"local")
+    made = project(
+        tmp_path,
+        {"path": "models/z", "from": "local.bin"},
+        {"path": "models/x/", "from": "s3://models/x/"},
+    )
+    found, read = models(made)
+    assert [entry.path for entry in found] == ["models/x/", "models/z"]
+    assert sorted(read) == ["local.bin", "s3://models/x/a", "s3://models/x/b"]
+    files = {file.path: (file.size, file.sha256) for entry in found for file in entry.files}
+    assert files == {
+        "models/x/a": (3_000_000, hashlib.sha256(b"a" * 3_000_000).hexdigest()),
+        "models/x/b": (1, hashlib.sha256(b"b").hexdigest()),
+        "models/z": (5, hashlib.sha256(b"local").hexdigest()),
+    }
+
+
+def test_a_second_time_gives_the_same_and_reads_no_object_again(s3, tmp_path):
+    made = project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"})
+    first, _ = models(made)
+    assert models(made, first) == (first, [])
+    assert models(made)[0] == first
+
+
+def test_a_replaced_object_is_read_again_and_only_that(s3, tmp_path):
+    made = project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"})
+    first, _ = models(made)
+    s3.put_object(Bucket="models", Key="x/b", Body=b"c")
+    second, read = models(made, first)
+    assert read == ["s3://models/x/b"]
+    assert second[0].files[1].sha256 == hashlib.sha256(b"c").hexdigest()
+
+
+def test_a_local_file_is_always_read(s3, tmp_path):
+    (tmp_path / "local.bin").write_bytes(b"one")
+    made = project(tmp_path, {"path": "models/z", "from": "local.bin"})
+    first, _ = models(made)
+    (tmp_path / "local.bin").write_bytes(b"two")
+    second, _ = models(made, first)
+    assert first != second
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_wrong_checksum_names_both(s3, tmp_path, known):
+    first, _ = models(project(tmp_path, {"path": "models/y", "from": "s3://models/y"}))
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y", "sha256": "f" * 64})
+    with pytest.raises(SourceError, match="wrong checksum") as caught:
+        models(made, first if known else None)
+    assert "f" * 64 in caught.value.message
+    assert hashlib.sha256(b"y").hexdigest() in caught.value.message
+
+
+def test_the_right_checksum_is_taken(s3, tmp_path):
+    digest = hashlib.sha256(b"y").hexdigest()
+    found, _ = models(project(tmp_path, {"path": "models/y", "from": "s3://models/y", "sha256": digest}))
+    assert found[0].files[0].sha256 == digest
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            [{"path": "models/x/", "from": "s3://models/x/"}, {"path": "models/x/b", "from": "s3://models/y"}],
+            "the same path: models/x/b",
+        ),
+        (
+            [{"path": "models/x/", "from": "s3://models/x/"}, {"path": "models/x/b/c", "from": "s3://models/y"}],
+            "models/x/b would have to be a file and a folder",
+        ),
+    ],
+)
+def test_files_that_cannot_lie_beside_each_other_are_refused(s3, tmp_path, files, expected):
+    with pytest.raises(LockError, match=expected) as caught:
+        models(project(tmp_path, *files))
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize("key", ["x/new\nline", "x/../up", "x//double", "x/tab\t"])
+def test_object_keys_that_are_no_safe_path_are_refused(s3, tmp_path, key):
+    s3.put_object(Bucket="models", Key=key, Body=b"")
+    with pytest.raises(SourceError, match="cannot be a model file") as caught:
+        models(project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}))
+    assert "\n" not in caught.value.message
+
+
+def test_a_file_name_that_is_no_text_is_refused(s3, tmp_path):
+    folder = tmp_path / "weights"
+    folder.mkdir()
+    (folder / "a\udcff").write_bytes(b"")
+    with pytest.raises(SourceError, match="cannot be a model file"):
+        models(project(tmp_path, {"path": "models/x/", "from": "weights/"}))
+
+
+def test_a_broken_budget_names_the_biggest_files(s3, tmp_path):
+    made = project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}, budget="2 MB")
+    with pytest.raises(LockError, match=r"take 3.0 MB, models.budget is 2.0 MB; the biggest:\n +3.0 MB  models/x/a\n"):
+        resolve.resolve(made, made.cloud(), None, silent)
+
+
+def test_an_error_in_one_file_ends_the_others(s3, tmp_path):
+    files = [{"path": f"models/{n}", "from": f"s3://models/{'none' if n == 5 else 'y'}"} for n in range(9)]
+    with pytest.raises(SourceError, match="s3://models/none does not exist"):
+        models(project(tmp_path, *files))

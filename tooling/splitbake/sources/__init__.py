@@ -1,0 +1,128 @@
+"""Where model files come from: one module a kind, registered by URI scheme in ``registry.MODEL_SOURCES``.
+
+A source lists what an entry of the manifest stands for, opens one file as a stream, and tells how a build machine
+gets at it. It never holds a file in memory, and it knows nothing of locks: ``splitbake.resolve`` hashes and compares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from splitbake import registry
+from splitbake.cloud import Cloud
+from splitbake.errors import SourceError
+from splitbake.lock import LockedFile
+from splitbake.manifest import ModelFile
+
+#: Bytes read at a time: large enough for hashing at full speed, small beside anything else in memory.
+CHUNK = 1024 * 1024
+
+
+class Stream(Protocol):
+    """What can be read piece by piece: a file, an S3 body, an HTTP answer."""
+
+    def read(self, size: int, /) -> bytes:
+        """Return at most ``size`` bytes, none at the end."""
+
+
+class Readable(Protocol):
+    """What names one file of a source: a ``Found`` before it is locked, a ``LockedFile`` afterwards."""
+
+    @property
+    def source(self) -> str:
+        """URI of this very file."""
+
+    @property
+    def etag(self) -> str | None:
+        """The entity tag that the content must still have; None where the source gives none."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """One file that an entry stands for, before its content is known.
+
+    Attributes:
+        path: where it goes below ``models.root``.
+        source: URI of this very file (for a local one: its path in the project).
+        size: bytes, as the source tells; None where only reading it can tell.
+        etag: an entity tag that changes whenever the content does; None where there is no such promise.
+    """
+
+    path: str
+    source: str
+    size: int | None
+    etag: str | None
+
+
+class Source(Protocol):
+    """One kind of place that model files come from."""
+
+    def __init__(self, cloud: Cloud, root: Path) -> None:
+        """Take what sources need: AWS as the environment sees it, and the project's folder."""
+
+    @staticmethod
+    def check(uri: str) -> None:
+        """Look at the text alone; ValueError says what this source expects instead."""
+
+    def find(self, entry: ModelFile) -> list[Found]:
+        """Return the file that ``entry`` names, or every file below its prefix or folder (at least one).
+
+        Raises:
+            SourceError: it is not there, or cannot be a model file.
+            CloudError: AWS could not be asked.
+        """
+
+    def open(self, file: Readable) -> AbstractContextManager[Stream]:
+        """Open the content of ``file``; refuses content whose entity tag is not the one in ``file``.
+
+        Raises:
+            SourceError: it is gone, or has changed.
+            CloudError: AWS could not be asked.
+        """
+
+    def url(self, file: LockedFile) -> str | Path:
+        """Return where a build machine gets ``file``: an https URL, or the path of a file to be uploaded.
+
+        A presigned URL is valid for hours and is a secret: it belongs neither in a log nor in argv nor in an artifact.
+        """
+
+
+def of(uri: str, cloud: Cloud, root: Path) -> Source:
+    """Return the source of ``uri``, which is ``ModelFile.source`` or ``LockedFile.source``."""
+    source: Source = registry.load(registry.MODEL_SOURCES, registry.scheme(uri))(cloud, root)
+    return source
+
+
+def download(source: Source, file: LockedFile, target: Path) -> None:
+    """Copy ``file`` to ``target``, all of it or nothing, and only if its content is what the lock says.
+
+    Raises:
+        SourceError: it is gone, or its content is not the locked one.
+        CloudError: AWS could not be asked.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".part-", dir=target.parent)
+    partial = Path(name)
+    try:
+        digest, size = hashlib.sha256(), 0
+        with os.fdopen(descriptor, "wb") as copy, source.open(file) as stream:
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+                copy.write(chunk)
+        if (size, digest.hexdigest()) != (file.size, file.sha256):
+            raise SourceError(
+                f"{file.source} is not what the lock says: {size} bytes with sha256 {digest.hexdigest()}, "
+                f"locked are {file.size} bytes with sha256 {file.sha256}",
+                hint="run splitbake lock if the change is meant",
+            )
+        partial.chmod(0o644)
+        partial.replace(target)
+    finally:
+        partial.unlink(missing_ok=True)
