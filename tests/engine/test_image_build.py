@@ -1,0 +1,293 @@
+"""The image half for real: built by BuildKit, pushed to the local cloud's registry, verified in a container."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from splitbake import dockercli, ecr
+from splitbake import lock as locks
+from splitbake.bake import context, image
+from splitbake.bake.docker import DockerBuilder
+from splitbake.errors import BuildError, CloudError, SourceError, ToolError
+from splitbake.generate import dockerfile
+from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedFile, LockedModels
+from splitbake.project import Project
+from splitbake.sources import base_image
+from splitbake.ui import silent
+from splitbake.verify import image as verification
+
+pytestmark = pytest.mark.engine
+
+BASE = "ecr://docker-hub/library/python:3.11-slim"
+MANIFEST = """
+version: 1
+project: image-test
+state: state
+models:
+  files: [{{path: models/weights.bin, from: weights.bin}}]
+  budget: 1 GiB
+ami: {{base: ecs-gpu-al2023}}
+image:
+  base: {base}
+  context: app
+  include: {include}
+  exclude: ["**/*.csv"]
+  requirements: requirements.txt
+  workdir: {workdir}
+  mounts: {{models: /workspace/models}}
+  command: [python3, run.py]
+  repository: image-test/batch
+  budget: {budget}
+verify: {{imports: [lib, iniconfig], run: [python3, run.py]}}
+environments: {{local: {{account: "123456789012", region: us-east-1, endpoint: custom}}}}
+"""
+RUN = 'import lib, iniconfig\nprint(len(open("/workspace/models/weights.bin", "rb").read()))\n'
+WEIGHTS = b"weights" * 10_000
+
+
+@pytest.fixture(scope="module")
+def base(cloud) -> str:
+    """The base image's digest in this cloud; the engine keeps none of the images that tests build."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = write_project(Path(folder), f"sha256:{'0' * 64}")
+        yield base_image.resolve_base(project.cloud(), BASE)
+    names = subprocess.run(
+        ["docker", "images", "--format", "{{.ID}}", "--filter", f"reference={cloud.registry}/image-test/*"],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.split()
+    if names:
+        subprocess.run(["docker", "rmi", "--force", *set(names)], capture_output=True, check=True)
+
+
+def write_project(
+    root: Path,
+    digest: str,
+    *,
+    include="[lib/, run.py]",
+    budget="900 MB",
+    workdir="/app",
+    requirements="iniconfig==2.0.0",
+) -> Project:
+    files = {
+        "splitbake.yaml": MANIFEST.format(base=BASE, include=include, budget=budget, workdir=workdir),
+        "app/run.py": RUN,
+        "app/lib/__init__.py": "",
+        "app/lib/junk.csv": "1,2",
+        "app/src/train.py": "x",
+        "app/requirements.txt": f"{requirements}\n",
+    }
+    for path, text in files.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(text)
+    (root / "weights.bin").write_bytes(WEIGHTS)
+    project = Project(root / "splitbake.yaml")
+    model = {"path": "models/weights.bin", "source": "weights.bin"}
+    file = LockedFile(**model, size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
+    lock = Lock(
+        base_ami=LockedBaseAmi(
+            request=locks.base_request(project.manifest), id="ami-1", name="x", owner="x", created="x",
+            architecture="x86_64", region="us-east-1", root_device="/dev/xvda", root_size=1,
+        ),
+        base_image=LockedBaseImage(request=BASE, digest=digest),
+        models=(LockedModels(**model, files=(file,)),),
+    )  # fmt: skip
+    project.lock_path.write_text(lock.to_text())
+    return project
+
+
+def build(project: Project, say=silent):
+    facts = [f"{entry.path} {entry.sha256}" for entry in context.collect(project)]
+    fingerprint = hashlib.sha256("\n".join([str(project.root), *facts]).encode()).hexdigest()
+    return image.build(project, project.cloud(), fingerprint=f"sha256:{fingerprint}", say=say)
+
+
+def verify(project: Project, artifact, monkeypatch, tmp_path, junit=None):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    report = verification.verify(project, project.cloud(), artifact, junit=junit, say=silent)
+    assert (
+        docker("ps", "--all", "--quiet", "--filter", "name=splitbake-verify-", f"--filter=ancestor={artifact.uri}")
+        == ""
+    )
+    return report, {check.name: check.saw for check in report.checks if not check.passed}
+
+
+def docker(*arguments: str) -> str:
+    return subprocess.run(["docker", *arguments], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def layers(artifact) -> list[str]:
+    return docker("inspect", "--format", '{{join .RootFS.Layers " "}}', artifact.uri).split()
+
+
+def test_built_pushed_and_verified(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    said: list[str] = []
+    artifact = build(project, said.append)
+    assert artifact.id.startswith("sha256:")
+    assert 0 < artifact.compressed_size < artifact.size < project.manifest.image.budget
+    assert image.exists(project.cloud(), artifact)
+    assert (tmp_path / image.LOG).read_text().count("exporting to image") >= 1
+    assert any("pip install" in line for line in said)
+
+    docker("rmi", "--force", artifact.uri)  # what counts is what the registry has
+    junit = tmp_path / "reports" / "image.xml"
+    report, failed = verify(project, artifact, monkeypatch, tmp_path, junit)
+    assert failed == {}
+    assert report.artifact == artifact.id
+    seen = {check.name: check.saw for check in report.checks}
+    assert seen["exactly the wanted files"] == "2 files below /app, nothing else"
+    assert seen["exactly the wanted distributions"] == "iniconfig 2.0.0"
+    assert seen["runs read only"] == str(len(WEIGHTS))
+    assert junit.is_file()
+
+
+def test_a_code_edit_leaves_all_lower_layers_equal(base, tmp_path):
+    project = write_project(tmp_path, base)
+    before = build(project)
+    (tmp_path / "app/run.py").write_text(f"{RUN}# one more line\n")
+    after = build(project)
+    assert before.id != after.id
+    assert layers(before)[:-1] == layers(after)[:-1]
+    assert layers(before)[-1] != layers(after)[-1]
+
+
+def test_odd_names_are_built_exactly(base, tmp_path, monkeypatch):
+    odd = {
+        'it\'s $HOME/"quoted" #1.py': "a",
+        "-rf/--from=x.py": "b",
+        "brackets [ab] (x) {y}+^|.py": "c",
+        "déjà vu/数.py": "d",
+        "back\\slash/n.py": "e",
+        "# comment.py": "f",
+        "!not.py": "g",
+    }
+    patterns = [f"{path.partition('/')[0]}/" if "/" in path else path for path in odd]
+    project = write_project(
+        tmp_path,
+        base,
+        include="[lib/, run.py, " + ", ".join("'" + each.replace("'", "''") + "'" for each in patterns) + "]",
+        workdir="'/app $x \"y'''",
+    )
+    for path, text in odd.items():
+        (tmp_path / "app" / path).parent.mkdir(exist_ok=True)
+        (tmp_path / "app" / path).write_text(text)
+    artifact = build(project)
+    _, failed = verify(project, artifact, monkeypatch, tmp_path)
+    assert failed == {}
+
+
+def test_the_ignore_file_alone_lets_only_the_wanted_files_travel(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base, include="[lib/**/*.py, '*.py']")
+    (tmp_path / "app/lib/__pycache__").mkdir()
+    (tmp_path / "app/lib/__pycache__/x.py").write_text("x")
+    staged = build(project)
+    original = DockerBuilder.build
+
+    def unstaged(self, order, say):
+        return original(self, dataclasses.replace(order, context=tmp_path / "app"), say)
+
+    monkeypatch.setattr(DockerBuilder, "build", unstaged)
+    by_hand = build(project)
+    _, failed = verify(project, by_hand, monkeypatch, tmp_path)
+    assert failed == {}
+    assert len(layers(by_hand)) == len(layers(staged))
+
+
+def test_an_image_over_its_budget_is_not_pushed(base, tmp_path):
+    project = write_project(tmp_path, base, budget="1 MB")
+    uri = ecr.ensure_repository(project.cloud(), "image-test/batch")
+    registry = project.cloud().client("ecr")
+    before = registry.list_images(repositoryName="image-test/batch")["imageIds"]
+    with pytest.raises(BuildError, match=r"nothing was pushed(.|\n)*layer (.|\n)*distribution iniconfig 2\.0\.0"):
+        build(project)
+    assert docker("images", "--quiet", uri)  # it was built
+    assert registry.list_images(repositoryName="image-test/batch")["imageIds"] == before
+
+
+def test_a_failing_install_shows_its_last_lines(base, tmp_path):
+    project = write_project(tmp_path, base, requirements="iniconfig==0.0.0.dev0")
+    with pytest.raises(BuildError, match="No matching distribution found for iniconfig") as caught:
+        build(project)
+    assert "image.log" in caught.value.hint
+    assert "No matching distribution" in (tmp_path / image.LOG).read_text()
+    assert not list(Path(tempfile.gettempdir()).glob("splitbake-image-*/context/lib"))
+
+
+def test_what_does_not_belong_is_found_even_where_a_later_layer_hides_it(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    artifact = build(project)
+    spoiled = tmp_path / "spoiled"
+    spoiled.mkdir()
+    (spoiled / "w").write_bytes(WEIGHTS)
+    (spoiled / "Dockerfile").write_text(
+        f"FROM {artifact.uri}\nUSER 0\nCOPY w /opt/w\nRUN rm /opt/w && echo x > /app/extra.py && mkdir -p /root/.aws\n"
+        "RUN echo key > /root/.aws/credentials && echo 'raise OSError(\"broken\")' > /app/lib/__init__.py\n"
+        'ENV API_TOKEN=x\nCMD ["sh"]\n'
+    )
+    name = f"{artifact.location}:spoiled"
+    with dockercli.login(ecr.credentials(project.cloud())) as client:
+        client.build(spoiled, tags=name, progress=False, load=True)
+        client.push(name, quiet=True)
+        (digest,) = client.image.inspect(name).repo_digests
+    bad = artifact.model_copy(update={"id": digest.partition("@")[2]})
+    report, failed = verify(project, bad, monkeypatch, tmp_path)
+    assert not report.passed
+    assert failed["no model in any layer"] == "/opt/w is model models/weights.bin"
+    assert failed["nothing left behind"] == "root/.aws/credentials; API_TOKEN"
+    assert failed["exactly the wanted files"] == "differs: lib/__init__.py; not wanted: extra.py"
+    assert failed["import: lib"] == "OSError: broken"
+    assert failed["not root"] == "uid 0, wanted 10001"
+    assert failed["command"] == "starts ['sh']"
+    assert failed["runs read only"] == "exit status 1: OSError: broken"
+    assert len(failed) == 7
+
+
+def test_base_images_that_cannot_be_resolved(base, tmp_path):
+    project = write_project(tmp_path, base)
+    cloud = project.cloud()
+    assert base_image.resolve_base(cloud, BASE) == base
+    with pytest.raises(SourceError, match="is not in the registry of environment 'local'"):
+        base_image.resolve_base(cloud, "ecr://docker-hub/library/python:0.1")
+    with pytest.raises(SourceError, match=r"127\.0\.0\.1:1/x:latest cannot be looked up"):
+        base_image.resolve_base(cloud, "127.0.0.1:1/x")
+
+
+def test_without_engine_or_client_the_error_says_so(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+    with pytest.raises(ToolError, match="Cannot connect to the Docker daemon"):
+        build(project)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(ToolError, match="no Docker client is installed"):
+        build(project)
+
+
+def test_an_unreachable_endpoint_is_told(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(CloudError, match="could not look for the ECR repository"):
+        build(project)
+
+
+def test_hadolint_has_nothing_to_say(base, tmp_path):
+    project = write_project(tmp_path, base)
+    text = dockerfile.render(project.manifest, project.lock)[dockerfile.DOCKERFILE]
+    done = subprocess.run(
+        ["hadolint", "--no-color", "-"],
+        input=text,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
+    )
+    assert (done.returncode, done.stdout) == (0, "")

@@ -1,0 +1,1 @@
+"""Making the halves: the AMI with Packer, the image with Docker; neither needs the other."""

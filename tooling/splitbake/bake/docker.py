@@ -1,0 +1,111 @@
+"""Building with the Docker engine of this machine, through BuildKit.
+
+One way only: streamed lines and plain progress. python-on-whales' other ways hide the log or lose the reason of a
+failure (0.81: without streaming, the exception's stderr is None).
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+from splitbake import dockercli, units
+from splitbake.bake.image import Order
+from splitbake.errors import BuildError
+from splitbake.generate import dockerfile
+from splitbake.ui import Say
+
+if TYPE_CHECKING:
+    from python_on_whales import DockerClient
+
+_HEAVIEST = 5
+_LONGEST_LINE = 100
+_SIZES_OF_DISTRIBUTIONS = """\
+import importlib.metadata, os, sys
+for found in importlib.metadata.distributions(path=sys.argv[1:]):
+    paths = [found.locate_file(file) for file in found.files or ()]
+    print(sum(os.path.getsize(path) for path in paths if os.path.isfile(path)), found.name, found.version, sep="\\t")
+"""
+
+
+class DockerBuilder:
+    """The ``docker`` kind of image builder."""
+
+    def health(self) -> None:
+        """See ImageBuilder."""
+        dockercli.require_buildx()
+
+    def build(self, order: Order, say: Say) -> int:
+        """See ImageBuilder."""
+        order.log.write_text("", encoding="utf-8")
+        with _client(order, f"build {order.name}") as docker:
+            lines = docker.build(
+                order.context,
+                file=order.dockerfile,
+                tags=order.name,
+                build_args=dict(order.arguments),
+                secrets=[f"id=ca,src={order.ca}"] if order.ca else [],
+                network=order.network,
+                allow=["network.host"] if order.network == "host" else [],
+                load=True,
+                provenance=False,
+                progress="plain",
+                stream_logs=True,
+            )
+            _follow(cast("Iterator[str]", lines), order.log, say)
+            return docker.image.inspect(order.name).size
+
+    def heaviest(self, order: Order) -> Sequence[str]:
+        """See ImageBuilder."""
+        return [*_layers(order.name), *_distributions(order.name)]
+
+    def push(self, order: Order, say: Say) -> str:
+        """See ImageBuilder."""
+        with _client(order, f"push {order.name}") as docker:
+            lines = docker.image.push(order.name, stream_logs=True)
+            _follow((line.decode(errors="replace") for _, line in lines or ()), order.log, say)
+            digests = docker.image.inspect(order.name).repo_digests
+        own = [digest for name, _, digest in (one.partition("@") for one in digests) if name == order.repository]
+        if not own:
+            raise BuildError(f"{order.name} was pushed, but Docker knows no digest of it", hint=f"see {order.log}")
+        return own[-1]
+
+
+@contextmanager
+def _client(order: Order, doing: str) -> Iterator[DockerClient]:
+    with dockercli.login(order.credentials) as docker, dockercli.told(doing, BuildError, log=str(order.log)):
+        yield docker
+
+
+def _follow(lines: Iterable[str], log: Path, say: Say) -> None:
+    with log.open("a", encoding="utf-8") as file:
+        for line in lines:
+            file.write(line)
+            if text := line.strip():
+                say(text)
+
+
+def _layers(name: str) -> list[str]:
+    return _largest("layer", "history", "--no-trunc", "--human=false", "--format", "{{.Size}}\t{{.CreatedBy}}", name)
+
+
+def _distributions(name: str) -> list[str]:
+    """Weigh what pip installed, in a container that is gone afterwards."""
+    run = ("run", "--rm", "--network=none", "--read-only", "--entrypoint=python3", name)
+    return _largest("distribution", *run, "-c", _SIZES_OF_DISTRIBUTIONS, dockerfile.SITE)
+
+
+def _largest(kind: str, *command: str) -> list[str]:
+    """Run a Docker command that prints sizes and names, and word its largest lines.
+
+    Its failure is told as a line of its own: what is looked for here explains a finding and must not hide it.
+    """
+    done = subprocess.run(["docker", *command], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return [f"({kind} sizes: {done.stderr.strip()})"]
+    weighed = (line.split("\t", 1) for line in done.stdout.splitlines())
+    ordered = sorted(((int(size), " ".join(what.split())) for size, what in weighed), reverse=True)
+    return [f"{units.format_size(size)}  {kind} {what[:_LONGEST_LINE]}" for size, what in ordered[:_HEAVIEST] if size]

@@ -1,0 +1,132 @@
+"""The Docker client: a login that leaves no trace, and its failures in words that help."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from splitbake.errors import SplitbakeError, ToolError
+
+if TYPE_CHECKING:
+    from python_on_whales import DockerClient
+    from python_on_whales.exceptions import DockerException
+
+    from splitbake.ecr import Credentials
+
+#: Lines of a failed command's output that an error shows.
+TAIL = 12
+
+#: What Docker, BuildKit and registries say -> what to do about it; the first that fits counts.
+_HINTS = (
+    (r"no space left on device", "the disk is full: docker system df shows what Docker keeps, df -h the rest"),
+    (r"cannot connect to the docker daemon", "start the engine (splitbake doctor --fix does), or check DOCKER_HOST"),
+    (r"permission denied.*docker.*sock", "this user may not use Docker: add it to the group docker, or use sudo"),
+    (r"is not a docker command|unknown command: docker buildx", "install the buildx plugin: splitbake doctor --fix"),
+    (r"immutable", "the repository's tags are immutable and this one exists: delete that image, or change an input"),
+    (r"no such host|connection refused|i/o timeout|network is unreachable|tls handshake|connection reset",
+     "the registry cannot be reached from here: check network, proxy and its name"),
+    (r"unauthorized|denied|no basic auth", "the registry refused these credentials: check account and permissions"),
+    (r"not found|manifest unknown|no such image", "it is not there: check the name, or run splitbake lock again"),
+)  # fmt: skip
+
+
+def client(config: Path | None = None) -> DockerClient:
+    """Return the Docker client with the configuration folder ``config`` (default: the user's own)."""
+    from python_on_whales import DockerClient
+
+    return DockerClient(config=config)
+
+
+def require_buildx() -> None:
+    """Check that a Docker client, an engine that answers, and buildx are there.
+
+    Raises:
+        ToolError: says which of them is not, and how to get it.
+    """
+    docker = client()
+    with told("ask the Docker engine for its version"):
+        docker.system.info()
+        docker.buildx.version()
+
+
+@contextmanager
+def login(credentials: Credentials) -> Iterator[DockerClient]:
+    """Yield a client that is logged in to one registry, by a configuration of its own (mode 0700) that goes afterwards.
+
+    The user's ``config.json`` is copied, never written; plugins, contexts and builders stay reachable by links. An
+    empty credential helper keeps the password out of the user's keychain (docker/cli: a helper named for one
+    registry goes before ``credsStore``).
+    """
+    home = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker")
+    with tempfile.TemporaryDirectory(prefix="splitbake-docker-") as name:
+        folder = Path(name)
+        settings = _settings(home / "config.json")
+        settings["auths"] = {**settings.get("auths", {}), credentials.host: {"auth": credentials.token}}
+        settings["credHelpers"] = {**settings.get("credHelpers", {}), credentials.host: ""}
+        for entry in home.iterdir() if home.is_dir() else ():
+            if entry.name != "config.json":
+                (folder / entry.name).symlink_to(entry.resolve())
+        descriptor = os.open(folder / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(settings, file)
+        yield client(folder)
+
+
+def _settings(path: Path) -> dict[str, dict[str, object]]:
+    try:
+        settings = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as problem:
+        raise ToolError(f"Docker's configuration {path} cannot be read: {problem}", hint="repair it") from None
+    return settings if isinstance(settings, dict) else {}
+
+
+@contextmanager
+def told(doing: str, kind: type[SplitbakeError] = ToolError, *, log: str = "") -> Iterator[None]:
+    """Turn a failure of Docker into one error that says what was being done.
+
+    The command line is left out on purpose: it can hold build arguments.
+
+    Args:
+        doing: completes "could not …".
+        kind: the class of the error.
+        log: where the whole output is kept, for the hint.
+
+    Raises:
+        ToolError: there is no Docker client, or no engine.
+        SplitbakeError: of ``kind``, with the last lines of the output.
+    """
+    from python_on_whales import ClientNotFoundError
+    from python_on_whales.exceptions import DockerException
+
+    try:
+        yield
+    except ClientNotFoundError as problem:
+        raise ToolError(
+            f"could not {doing}: no Docker client is installed", hint="install it: splitbake doctor --fix"
+        ) from problem
+    except DockerException as problem:
+        output = tail(problem)
+        hint = hint_for(output)
+        if log:
+            hint = f"{hint or 'the last lines say why'}; everything is in {log}"
+        unreachable = "docker daemon" in output.lower()
+        raise (ToolError if unreachable else kind)(f"could not {doing}: {output}", hint=hint) from problem
+
+
+def tail(problem: DockerException) -> str:
+    """Return the last lines that Docker said, empty ones left out."""
+    lines = [line.rstrip() for line in (problem.stderr or "").splitlines() if line.strip()]
+    return "\n".join(lines[-TAIL:]) or f"docker left with status {problem.return_code}"
+
+
+def hint_for(output: str) -> str:
+    """Return what to do about ``output``, empty where nothing is known."""
+    return next((hint for pattern, hint in _HINTS if re.search(pattern, output, re.IGNORECASE)), "")

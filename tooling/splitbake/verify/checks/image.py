@@ -1,0 +1,215 @@
+"""Checks of an image, in a running container of it.
+
+On their own, against any container that runs with a read-only root file system and the models mounted::
+
+    SPLITBAKE_EXPECTED=expected.json pytest path/to/image.py --hosts=docker://container
+
+``expected.json`` is what ``splitbake.verify.image`` writes: what manifest and lock want, and under ``found`` what the
+engine and the walk over the layers tell, which cannot be seen from inside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from splitbake.units import format_size
+from splitbake.verify.plugin import expectation
+
+pytest_plugins = ["splitbake.verify.plugin"]
+
+Saw = Callable[[str], None]
+
+_SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|CREDENTIAL|PRIVATE_?KEY)", re.IGNORECASE)
+_SHOWN = 5
+
+_LIST_FILES = """\
+import hashlib, json, os, sys
+top, skipped = sys.argv[1], set(sys.argv[2:])
+found = {}
+for folder, folders, files in os.walk(top):
+    folders[:] = [name for name in folders if os.path.join(folder, name) not in skipped]
+    for name in files:
+        path = os.path.join(folder, name)
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else None
+            digest = digest or hashlib.sha256(file.read())
+        found[os.path.relpath(path, top)] = [os.lstat(path).st_mode & 0o7777, digest.hexdigest()]
+print(json.dumps(found))
+"""
+_LIST_DISTRIBUTIONS = """\
+import importlib.metadata, json, platform, os, sys
+found = importlib.metadata.distributions(path=sys.argv[1:])
+implementation = sys.implementation
+print(json.dumps({
+    "distributions": [[each.metadata["Name"], each.version, each.requires or []] for each in found],
+    "environment": {
+        "implementation_name": implementation.name,
+        "implementation_version": platform.python_version(),
+        "os_name": os.name,
+        "platform_machine": platform.machine(),
+        "platform_python_implementation": platform.python_implementation(),
+        "platform_release": platform.release(),
+        "platform_system": platform.system(),
+        "platform_version": platform.version(),
+        "python_full_version": platform.python_version(),
+        "python_version": ".".join(platform.python_version_tuple()[:2]),
+        "sys_platform": sys.platform,
+    },
+}))
+"""
+_LIST_SIZES = """\
+import json, os, sys
+top = sys.argv[1]
+paths = [os.path.join(folder, name) for folder, _, files in os.walk(top) for name in files]
+print(json.dumps({os.path.relpath(path, top): os.path.getsize(path) for path in paths}))
+"""
+_TRY_TO_WRITE = """\
+import errno, sys
+try:
+    open(sys.argv[1] + "/.splitbake-write-test", "w").close()
+except OSError as problem:
+    print(errno.errorcode[problem.errno])
+else:
+    print("written")
+"""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """One check for each module that must import, one for each mount."""
+    for name, key in (("module", "imports"), ("mount", "mounts")):
+        if name in metafunc.fixturenames:
+            metafunc.parametrize(name, list(expectation()[key]))
+
+
+def test_size_within_budget(expected: Any, saw: Saw) -> None:
+    """The image takes no more than image.budget, uncompressed."""
+    size, compressed = expected["found"]["size"], expected["found"]["compressed_size"]
+    words = f"{format_size(size)} uncompressed"
+    words += f", {format_size(compressed)} in the registry" if compressed else ""
+    words += f"; budget {format_size(expected['budget'])}"
+    saw(words)
+    assert size <= expected["budget"], words
+
+
+def test_no_model_in_any_layer(expected: Any, saw: Saw) -> None:
+    """No layer holds a locked model, by content or by name, not even one that a later layer hides."""
+    found = expected["found"]
+    saw(f"{found['files']} files in {found['layers']} layers, none is a model")
+    assert not found["models"], _listed(found["models"])
+    assert found["layers"] > 0, "the image has no layers"
+
+
+def test_nothing_left_behind(expected: Any, saw: Saw) -> None:
+    """No layer holds credentials, build secrets or download caches; no variable is named like a secret."""
+    names = [each.partition("=")[0] for each in expected["found"]["environment"]]
+    problems = [*expected["found"]["left_behind"], *(name for name in names if _SECRET_NAME.search(name))]
+    saw("no credentials, build secrets or caches in layers and variables")
+    assert not problems, _listed(problems)
+
+
+def test_exactly_the_wanted_files(host: Any, expected: Any, saw: Saw) -> None:
+    """The working directory holds the included files with their content and mode, and nothing else."""
+    wanted = expected["files"]
+    found = _python(host, _LIST_FILES, expected["workdir"], *expected["mounts"])
+    problems = [f"missing: {path}" for path in wanted.keys() - found.keys()]
+    problems += [f"not wanted: {path}" for path in found.keys() - wanted.keys()]
+    problems += [f"differs: {path}" for path in wanted.keys() & found.keys() if wanted[path] != found[path]]
+    saw(f"{len(wanted)} files below {expected['workdir']}, nothing else")
+    assert not problems, _listed(sorted(problems))
+
+
+def test_exactly_the_wanted_distributions(host: Any, expected: Any, saw: Saw) -> None:
+    """Every requirement is installed in a version that it allows, and nothing that nobody requires."""
+    answer = _python(host, _LIST_DISTRIBUTIONS, expected["site"])
+    installed = {canonicalize_name(name): (version, needs) for name, version, needs in answer["distributions"]}
+    wanted = [Requirement(text) for text in expected["requirements"]]
+    wanted = [one for one in wanted if one.marker is None or one.marker.evaluate(answer["environment"])]
+    asked = {canonicalize_name(one.name) for one in wanted}
+    needed = {canonicalize_name(Requirement(text).name) for _, needs in installed.values() for text in needs}
+    problems = [f"missing: {name}" for name in sorted(asked - installed.keys())]
+    problems += [f"nobody requires {name}" for name in sorted(installed.keys() - asked - needed)]
+    for one in wanted:
+        version, _ = installed.get(canonicalize_name(one.name), ("", ()))
+        if version and not one.specifier.contains(version, prereleases=True):
+            problems.append(f"{one.name} is {version}, wanted {one.specifier}")
+    saw(", ".join(f"{name} {version}" for name, (version, _) in sorted(installed.items())) or "none")
+    assert not problems, _listed(problems)
+
+
+def test_import(host: Any, module: str) -> None:
+    """Each module of verify.imports can be imported."""
+    outcome = _run(host, ["python3", "-c", "import importlib, sys; importlib.import_module(sys.argv[1])", module])
+    assert outcome.rc == 0, _last_line(outcome.stderr)
+
+
+def test_not_root(host: Any, expected: Any, saw: Saw) -> None:
+    """The image runs as the numeric user of the manifest, which an orchestrator can check without the image."""
+    uid, user = int(host.check_output("id -u")), expected["found"]["user"]
+    saw(f"uid {uid}")
+    assert uid == expected["uid"], f"uid {uid}, wanted {expected['uid']}"
+    assert user == f"{uid}:{uid}", f"user {user!r}, wanted numbers"
+
+
+def test_command(expected: Any, saw: Saw) -> None:
+    """The image starts what the manifest says, through no entry point of the base, and names its fingerprint."""
+    found = expected["found"]
+    command = [*(found["entrypoint"] or ()), *(found["command"] or ())]
+    saw(json.dumps(command, ensure_ascii=False))
+    assert command == expected["command"], f"starts {command}"
+    fingerprint = found["labels"].get("splitbake.fingerprint")
+    assert fingerprint == expected["fingerprint"], f"labelled with fingerprint {fingerprint!r}"
+
+
+def test_mount(host: Any, expected: Any, mount: str, saw: Saw) -> None:
+    """Each mount shows its locked model files and refuses to be written to."""
+    wanted, found = expected["mounts"][mount], _python(host, _LIST_SIZES, mount)
+    saw(f"{len(found)} files, {format_size(sum(found.values()))}, read-only")
+    assert found == wanted, f"shows {_listed(sorted(found)) or 'nothing'}"
+    answer = _try_to_write(host, mount)
+    assert answer == "EROFS", f"writing there: {answer}"
+
+
+def test_runs_read_only(host: Any, expected: Any, saw: Saw) -> None:
+    """verify.run ends well with nothing writable but /tmp, without network, with the models mounted."""
+    answer = _try_to_write(host, expected["workdir"])
+    assert answer == "EROFS", f"the root file system is writable here: {answer}"
+    if expected["run"] is None:
+        saw("verify.run names no command")
+        return
+    outcome = _run(host, expected["run"])
+    saw(_last_line(outcome.stdout) or "exit status 0")
+    assert outcome.rc == 0, f"exit status {outcome.rc}: {_last_line(outcome.stderr)}"
+
+
+def _try_to_write(host: Any, folder: str) -> str:
+    """Return the name of the system's refusal, ``written`` where there was none."""
+    return str(_run(host, ["python3", "-c", _TRY_TO_WRITE, folder]).stdout.strip())
+
+
+def _run(host: Any, arguments: Sequence[str]) -> Any:
+    """Run an argument list in the container; testinfra quotes each one for the container's shell."""
+    return host.run(" ".join(["%s"] * len(arguments)), *arguments)
+
+
+def _python(host: Any, script: str, *arguments: str) -> Any:
+    """Return the JSON that ``script`` prints in the container."""
+    outcome = _run(host, ["python3", "-c", script, *arguments])
+    assert outcome.rc == 0, _last_line(outcome.stderr)
+    return json.loads(outcome.stdout)
+
+
+def _listed(problems: Sequence[str]) -> str:
+    more = f" and {len(problems) - _SHOWN} more" if len(problems) > _SHOWN else ""
+    return "; ".join(problems[:_SHOWN]) + more
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else ""

@@ -1,0 +1,139 @@
+"""Verifying the image half: the image as the registry has it, in a container as production would start it."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from splitbake import dockercli, ecr, requirements
+from splitbake.artifact import Artifact, Report
+from splitbake.bake import context
+from splitbake.cloud import Cloud
+from splitbake.errors import VerifyError
+from splitbake.generate import dockerfile
+from splitbake.project import Project
+from splitbake.ui import Say
+from splitbake.verify import layers, models, suite
+
+if TYPE_CHECKING:
+    from python_on_whales import Container, DockerClient
+
+#: Seconds after which a container ends by itself, should this process die without removing it.
+_LONGEST_LIFE = 3600
+
+
+def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | None, say: Say) -> Report:
+    """Check the image of ``artifact`` and return what was found; the container is gone afterwards.
+
+    Raises:
+        VerifyError: the image cannot be pulled or started.
+        ToolError: there is no Docker engine.
+        SourceError, CloudError: a model for the mounts cannot be fetched.
+    """
+    with dockercli.login(ecr.credentials(cloud)) as docker:
+        say(f"pulling {artifact.uri}")
+        with dockercli.told(f"pull {artifact.uri}", VerifyError):
+            docker.image.pull(artifact.uri, quiet=True)
+    docker = dockercli.client()
+    say("looking into every layer")
+    found = _layers(docker, project, artifact.uri)
+    with models.laid_out(project, cloud, say) as root, running(docker, project, artifact.uri, root) as container:
+        return suite.run(
+            "image",
+            artifact=artifact,
+            hosts=f"docker://{container.id}",
+            expected=_expected(project, artifact) | {"found": _found(docker, artifact) | dataclasses.asdict(found)},
+            junit=junit,
+            say=say,
+        )
+
+
+def _layers(docker: DockerClient, project: Project, image: str) -> layers.Layers:
+    """Walk all layers, and insist that all were read: one in a format unknown here would pass for empty."""
+    found = layers.walk(image, project.lock.files)
+    wanted = len(set(docker.image.inspect(image).root_fs.layers or ()))
+    if found.layers < wanted:
+        raise VerifyError(
+            f"only {found.layers} of {wanted} layers of {image} could be read",
+            hint="their compression is unknown here: push the image with gzip layers",
+        )
+    return found
+
+
+@contextmanager
+def running(docker: DockerClient, project: Project, image: str, root: Path) -> Iterator[Container]:
+    """Run ``image`` idle, as strictly as production may: nothing writable but /tmp, no network, models read-only.
+
+    The models come from the subfolders of ``root``, as ``image.mounts`` says.
+    """
+    mounts = [(str(root / folder), str(path), "ro") for folder, path in project.manifest.image.mounts.items()]
+    with dockercli.told(f"start a container of {image}", VerifyError):
+        container = docker.container.create(
+            image,
+            [str(_LONGEST_LIFE)],
+            entrypoint="sleep",
+            name=f"splitbake-verify-{secrets.token_hex(4)}",
+            networks=["none"],
+            read_only=True,
+            remove=True,
+            tmpfs=["/tmp"],  # noqa: S108 - the container's own
+            volumes=mounts,
+        )
+    try:
+        with dockercli.told(f"start a container of {image}", VerifyError):
+            container.start()
+        yield container
+    finally:
+        container.remove(force=True, volumes=True)
+
+
+def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
+    """Return what manifest and lock want, as plain data for the checks."""
+    image, verification = project.manifest.image, project.manifest.verify
+    entries = context.collect(project)
+    return {
+        "fingerprint": artifact.fingerprint,
+        "budget": image.budget,
+        "uid": image.uid,
+        "command": list(image.command),
+        "workdir": image.workdir,
+        "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image},
+        "site": dockerfile.SITE,
+        "requirements": _requirements(project),
+        "mounts": {path: _sizes(project, folder) for folder, path in image.mounts.items()},
+        "imports": list(verification.imports),
+        "run": list(verification.run) if verification.run else None,
+    }
+
+
+def _requirements(project: Project) -> list[str]:
+    image = project.manifest.image
+    if image.requirements is None:
+        return []
+    file = project.root / image.context / image.requirements
+    return [str(wanted) for wanted in requirements.parse(file.read_text(encoding="utf-8"), str(file))]
+
+
+def _sizes(project: Project, folder: str) -> dict[str, int]:
+    """Return the model files that a mount of ``folder`` shows: path below it -> bytes."""
+    prefix = f"{folder.rstrip('/')}/"
+    return {file.path.removeprefix(prefix): file.size for file in project.lock.files if file.path.startswith(prefix)}
+
+
+def _found(docker: DockerClient, artifact: Artifact) -> dict[str, Any]:
+    """Return what the engine and the registry tell of the image."""
+    inspected = docker.image.inspect(artifact.uri)
+    config = inspected.config
+    return {
+        "size": inspected.size,
+        "compressed_size": artifact.compressed_size,
+        "user": config.user,
+        "command": config.cmd,
+        "entrypoint": config.entrypoint,
+        "labels": config.labels,
+        "environment": config.env,
+    }
