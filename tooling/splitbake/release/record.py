@@ -1,0 +1,93 @@
+"""A release written down: who, when, what, and what was there before. Never environment values or user data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from splitbake.artifact import Artifact
+from splitbake.errors import StateError
+from splitbake.release.steps import ApiCall, Outputs, Step, shown
+from splitbake.spec import Account, Name, Region, Spec, Text
+from splitbake.state import Store
+
+
+class CallRecord(Spec):
+    """An AWS call, as far as it may be read."""
+
+    service: Text
+    operation: Text
+    parameters: dict[str, Any]
+
+
+class StepRecord(Spec):
+    """One step: planned, done or failed."""
+
+    phase: Text
+    target: Text
+    title: Text
+    status: Literal["planned", "done", "failed"] = "planned"
+    seconds: float = 0.0
+    before: dict[str, Any]
+    after: dict[str, Any]
+    calls: tuple[CallRecord, ...] = Field(strict=False)
+    undo: tuple[CallRecord, ...] = Field(strict=False, description="the calls that take it back")
+
+
+class Record(Spec):
+    """One release of one environment."""
+
+    id: Text
+    status: Literal["started", "good", "failed"]
+    environment: Name
+    account: Account
+    region: Region
+    endpoint: str | None
+    who: Text = Field(description="the ARN that STS gave")
+    started: Text = Field(description="ISO 8601, UTC")
+    finished: str | None = None
+    ami: Artifact
+    image: Artifact
+    steps: tuple[StepRecord, ...] = Field(strict=False)
+    versions: dict[str, str] = Field(description="launch template id: its version with this AMI")
+    diff: str = Field(description="the change of Terraform text, as a unified diff")
+    failure: str | None = None
+
+    @property
+    def key(self) -> str:
+        """Where the state keeps it."""
+        return f"records/{self.environment}/{self.id}.json"
+
+
+def write_step(step: Step, outputs: Outputs, **progress: Any) -> StepRecord:
+    """Return ``step`` as the record holds it, with the ``outputs`` known so far; ``progress``: status, seconds."""
+    return StepRecord(
+        phase=step.phase.name,
+        target=step.target,
+        title=step.title,
+        before=shown(step.before, outputs),
+        after=shown(step.after, outputs),
+        calls=tuple(_write_call(call, outputs) for call in step.calls),
+        undo=tuple(_write_call(call, outputs) for call in step.undo),
+        **progress,
+    )
+
+
+def _write_call(call: ApiCall, outputs: Outputs) -> CallRecord:
+    return CallRecord(service=call.service, operation=call.operation, parameters=shown(dict(call.changed), outputs))
+
+
+def create(store: Store, record: Record) -> None:
+    """Write a new record.
+
+    Raises:
+        StateError: there is one of this id.
+    """
+    if not store.create(record.key, record.model_dump_json(indent=2).encode()):
+        raise StateError(f"there is a record {record.key} already", hint="run the release again: it gets a new id")
+
+
+def update(store: Store, record: Record) -> None:
+    """Write a record that was created before."""
+    store.put(record.key, record.model_dump_json(indent=2).encode())
