@@ -1,0 +1,148 @@
+"""What a local cloud remembers, and the pure rules behind its services."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import subprocess
+import tarfile
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from splitbake.errors import LocalCloudError
+from splitbake.local import images
+from splitbake.local.containers import JobSpec, substitute
+from splitbake.local.jobs import matches
+from splitbake.local.launch_templates import inherited
+from splitbake.local.state import Cloud, Process, load, save
+
+
+@pytest.fixture
+def cloud(tmp_path):
+    names = ("endpoint", "registry", "network", "gateway", "instance_image", "python_image")
+    return Cloud(
+        id="c1", directory=tmp_path, region="us-east-1", account="123456789012", access_key="AKIA",
+        secret_key="hidden-key", registry_password="hidden-password",
+        processes=(Process(1, 2),), **dict.fromkeys(names, "x"),
+    )  # fmt: skip
+
+
+def test_a_saved_cloud_comes_back_and_is_private(cloud):
+    save(cloud)
+    assert load(cloud.directory) == cloud
+    assert stat.S_IMODE((cloud.directory / "cloud.json").stat().st_mode) == 0o600
+
+
+def test_secrets_are_shown_nowhere_but_in_the_environment(cloud):
+    for shown in (repr(cloud), json.dumps(cloud.public())):
+        assert "hidden" not in shown
+    assert cloud.environment()["AWS_SECRET_ACCESS_KEY"] == "hidden-key"
+    assert cloud.environment()["AWS_CONFIG_FILE"] == "/dev/null"
+
+
+def test_no_cloud_is_none_and_a_foreign_state_is_an_error(tmp_path):
+    assert load(tmp_path) is None
+    (tmp_path / "cloud.json").write_text('{"processes": [], "unknown": 1}')
+    with pytest.raises(LocalCloudError, match="another version"):
+        load(tmp_path)
+
+
+def test_a_process_is_told_from_a_later_one_with_its_number():
+    here = Process.of(os.getpid())
+    assert here.alive
+    assert not Process(here.pid, here.started + 1).alive
+
+
+def test_a_process_that_ignores_the_first_signal_is_killed():
+    script = 'trap "" TERM; echo ready; while :; do sleep 0.1; done'
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE) as child:
+        child.stdout.readline()
+        Process.of(child.pid).stop(within=0.3)
+        assert child.wait(timeout=5) == -9
+
+
+def test_a_process_that_is_gone_needs_no_stop():
+    child = subprocess.run(["true"], check=True)
+    assert child.returncode == 0
+    Process(2**22 - 1, time.monotonic_ns()).stop()
+
+
+def test_given_fields_replace_inherited_ones_and_snapshots_are_dropped():
+    source = {"A": 1, "B": {"x": 1}, "BlockDeviceMappings": [{"Ebs": {"SnapshotId": "s", "VolumeSize": 1}}]}
+    assert inherited(source, {"B": {"y": 2}}) == {
+        "A": 1, "B": {"y": 2}, "BlockDeviceMappings": [{"Ebs": {"VolumeSize": 1}}],
+    }  # fmt: skip
+    assert source["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"] == "s"
+
+
+@pytest.mark.parametrize(
+    ("pattern", "value", "expected"),
+    [
+        ("78", "78", True),
+        ("7", "78", False),
+        ("7*", "78", True),
+        ("*", "", True),
+        ("a[b]*", "a[b]c", True),
+        ("?", "x", False),
+    ],
+)
+def test_retry_rules_know_only_a_star_at_the_end(pattern, value, expected):
+    assert matches(pattern, value) is expected
+
+
+@given(st.dictionaries(st.from_regex(r"[A-Za-z0-9_-]{1,8}", fullmatch=True), st.text()))
+def test_parameters_are_replaced_once_and_unknown_ones_stay(parameters):
+    text = " ".join(f"Ref::{name}" for name in parameters)
+    assert substitute(text, parameters) == " ".join(parameters.values())
+    assert substitute("Ref::no.such", {}) == "Ref::no.such"
+
+
+def test_a_job_asks_for_its_definition_with_the_overrides_on_top():
+    class Named:
+        def __init__(self, **values):
+            self.__dict__ |= values
+
+    container = {
+        "image": "i", "command": ["run", "Ref::x"], "memory": 100, "vcpus": 1,
+        "environment": [{"name": "A", "value": "1"}, {"name": "B", "value": "1"}],
+        "resourceRequirements": [{"type": "GPU", "value": "1"}],
+    }  # fmt: skip
+    overrides = {
+        "environment": [{"name": "B", "value": "2"}],
+        "resourceRequirements": [{"type": "MEMORY", "value": "256"}],
+    }
+    job = Named(
+        job_definition=Named(container_properties=container), container_overrides=overrides,
+        parameters={"x": "y"}, job_queue=Named(name="q"), array_properties={},
+    )  # fmt: skip
+    spec = JobSpec.of(job)
+    assert spec.command == ["run", "y"]
+    assert spec.environment == {"A": "1", "B": "2"}
+    assert [spec.requirement(kind) for kind in ("MEMORY", "VCPU", "GPU")] == [256, 1, 1]
+
+
+def test_a_recipe_names_its_image_by_everything_in_it():
+    recipe = images.PYTHON
+    assert recipe.tag == f"splitbake/python:{recipe.digest[:12]}"
+    other = images.Recipe(recipe.name, (*recipe.packages, "file"), recipe.files, recipe.config)
+    assert other.digest != recipe.digest
+    assert recipe.command(Path("/x/layer.tar"))[-2:] == ["bookworm", "/x/layer.tar"]
+
+
+def test_a_packed_archive_is_the_same_each_time(tmp_path):
+    layer = tmp_path / "layer.tar"
+    with tarfile.open(layer, "w") as tar:
+        tar.addfile(tarfile.TarInfo("file"))
+    names = []
+    for number in range(2):
+        images._pack(images.PYTHON, layer, tmp_path / f"{number}.tar")
+        with tarfile.open(tmp_path / f"{number}.tar") as tar:
+            names.append(tar.getnames())
+            manifest = json.loads(tar.extractfile("manifest.json").read())[0]
+            assert manifest["RepoTags"] == [images.PYTHON.tag]
+    assert names[0] == names[1], "the name of the configuration is its digest: the image id"

@@ -1,0 +1,90 @@
+"""The Docker engine behind the local cloud, and the label by which each object of a cloud is found again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from splitbake.errors import LocalCloudError, ToolError
+
+#: Every container, image, volume and network of a cloud carries this label with the cloud's id.
+LABEL = "splitbake.cloud"
+
+
+def connect() -> Any:
+    """Return a client of the engine that ``DOCKER_HOST`` names (the local socket by default).
+
+    Raises:
+        ToolError: no engine answers.
+    """
+    import docker
+
+    try:
+        client = docker.from_env(timeout=600)
+        client.ping()
+    except docker.errors.DockerException as problem:
+        raise ToolError(
+            f"The local cloud needs a Docker engine, and none answers: {problem}",
+            hint="Start it (`systemctl start docker`), or run `splitbake doctor` to see what is missing.",
+        ) from problem
+    return client
+
+
+def labels(cloud_id: str, **more: str) -> dict[str, str]:
+    """Return the labels of an object of ``cloud_id``; ``more`` goes under ``splitbake.<key>``."""
+    return {LABEL: cloud_id} | {f"splitbake.{key}": value for key, value in more.items()}
+
+
+def create_network(client: Any, cloud_id: str) -> tuple[str, str]:
+    """Create the bridge network of a cloud and return its name and the host's address on it.
+
+    Raises:
+        LocalCloudError: the engine gave it no address of the host (it runs on another machine).
+    """
+    network = client.networks.create(f"splitbake-{cloud_id}", driver="bridge", labels=labels(cloud_id))
+    network.reload()
+    for pool in network.attrs["IPAM"]["Config"]:
+        if "Gateway" in pool and "." in pool["Gateway"]:
+            return str(network.name), str(pool["Gateway"])
+    raise LocalCloudError(
+        f"The Docker network {network.name} has no IPv4 gateway.",
+        hint="The local cloud needs a Docker engine that runs on this machine, with bridge networks.",
+    )
+
+
+def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
+    """Remove every container, volume, image and network of ``cloud_id``, and say what went.
+
+    Names of images in the cloud's own ``registry`` (``host:port``) go as well: nobody can pull them any more.
+    Idempotent: what another ``down`` removed in the meantime counts as removed.
+    """
+    import docker
+
+    removed: list[str] = []
+    of_cloud = {"label": f"{LABEL}={cloud_id}"}
+
+    def remove(kind: str, name: str, call: Any, **options: Any) -> None:
+        try:
+            call(**options)
+        except docker.errors.NotFound:
+            return
+        removed.append(f"{kind} {name}")
+
+    for container in client.containers.list(all=True, filters=of_cloud, ignore_removed=True):
+        remove("container", container.name, container.remove, force=True, v=True)
+    for volume in client.volumes.list(filters=of_cloud):
+        remove("volume", volume.name, volume.remove, force=True)
+    for image in client.images.list(all=True, filters=of_cloud):
+        remove("image", image.short_id, client.images.remove, image=image.id, force=True)
+    for name in _names(client, f"{registry}/") if registry else []:
+        remove("image name", name, client.images.remove, image=name, force=True)
+    for network in client.networks.list(filters=of_cloud):
+        remove("network", network.name, network.remove)
+    return removed
+
+
+def _names(client: Any, prefix: str) -> list[str]:
+    """Return the names (by tag, else by digest) of the engine's images that start with ``prefix``."""
+    images = client.images.list()
+    tags = [tag for image in images for tag in image.tags]
+    digests = [name for image in images if not image.tags for name in image.attrs.get("RepoDigests") or []]
+    return [name for name in tags + digests if name.startswith(prefix)]

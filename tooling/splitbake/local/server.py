@@ -1,0 +1,85 @@
+"""The server process of one local cloud: ``python -m splitbake.local.server STATE_DIR``.
+
+moto answers the AWS API; the hooks make instances, images, the registry and jobs real. Its settings are read from
+the environment at import time, so they are set before moto is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from pathlib import Path
+from types import FrameType
+from typing import Any
+from urllib.parse import urlsplit
+
+from splitbake.local.state import Cloud, load
+
+log = logging.getLogger("splitbake.local")
+
+
+def main(arguments: list[str]) -> int:
+    """Serve the cloud of the state folder ``arguments[0]`` until the process is asked to end."""
+    cloud = load(Path(arguments[0]))
+    if cloud is None:
+        return 1
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s %(levelname)s %(message)s")
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    signal.signal(signal.SIGTERM, _end)
+    serve(cloud)
+    return 0
+
+
+def serve(cloud: Cloud) -> None:
+    """Answer calls on the cloud's own bridge address; returns when the process is asked to end."""
+    os.environ |= {
+        "MOTO_DISABLE_GLOBAL_CORS": "true",
+        "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
+        "MOTO_ACCOUNT_ID": cloud.account,
+        "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
+    }
+    from moto.moto_server.werkzeug_app import (
+        DomainDispatcherApplication,
+        MotoRequestHandler,
+        create_backend_app,
+    )
+    from werkzeug.serving import make_server
+
+    from splitbake.local import services
+    from splitbake.local.guard import Guard
+
+    services.install(cloud)
+    address = urlsplit(cloud.endpoint)
+    guard = Guard(
+        app=DomainDispatcherApplication(create_backend_app),
+        host=address.netloc,
+        cloud_id=cloud.id,
+        access_key=cloud.access_key,
+        secret_key=cloud.secret_key,
+    )
+    assert address.hostname is not None  # noqa: S101 - `up` wrote it
+    assert address.port is not None  # noqa: S101
+    handler = _handler(MotoRequestHandler)
+    server = make_server(address.hostname, address.port, guard, threaded=True, request_handler=handler)
+    log.info("local cloud %s listens on %s", cloud.id, cloud.endpoint)
+    server.serve_forever()
+
+
+def _handler(base: Any) -> Any:
+    """Return moto's request handler without its access log: URLs may carry presigned access."""
+
+    class Handler(base):  # type: ignore[misc]
+        def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+            """Say nothing: refusals are logged by the guard."""
+
+    return Handler
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,171 @@
+"""What one local cloud remembers between two commands: a folder with ``cloud.json`` (mode 0600) in it."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from splitbake.errors import LocalCloudError
+
+#: The account number that moto answers for; every call of the local cloud belongs to it.
+ACCOUNT = "123456789012"
+
+
+@dataclass(frozen=True)
+class Process:
+    """A detached process; its start time tells it from a later one that got the same number.
+
+    Attributes:
+        pid: process number; also the number of its process group.
+        started: field 22 of ``/proc/PID/stat``, clock ticks since boot.
+    """
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        """Describe the running process ``pid``."""
+        return cls(pid, _start_time(pid) or 0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether this very process still runs (a zombie does not)."""
+        return self.started != 0 and _start_time(self.pid) == self.started
+
+    def stop(self, *, within: float = 10.0) -> None:
+        """Ask the process group to end, and kill it after ``within`` seconds."""
+        for number, seconds in ((signal.SIGTERM, within), (signal.SIGKILL, within)):
+            if not self.alive:
+                return
+            with suppress(ProcessLookupError):  # it ended between the two looks
+                os.killpg(self.pid, number)
+            self._await_end(seconds)
+        if self.alive:
+            raise LocalCloudError(f"Process {self.pid} of the local cloud does not end, even when killed.")
+
+    def _await_end(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while self.alive and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _start_time(pid: int) -> int | None:
+    """Return when ``pid`` started, or None where there is no such process any more."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else int(fields[19])
+
+
+@dataclass(frozen=True)
+class Cloud:
+    """A running local cloud and the way into it.
+
+    Attributes:
+        id: random name; every Docker object of this cloud carries the label ``splitbake.cloud=<id>``.
+        directory: its state folder.
+        region: the region its environment selects; the server answers for others as well.
+        account: the account number of every caller.
+        endpoint: the base URL of all AWS services, reachable from the host and from its instances.
+        registry: ``host:port`` of the registry behind ECR.
+        network: name of the Docker bridge network that its instances live in.
+        gateway: the address of the host on that network.
+        access_key: the access key id; the secret that belongs to it is not shown in a ``repr``.
+        instance_image: Docker image id that stands in for the AMIs of AWS.
+        python_image: Docker image id that stands in for ``python:3.11-slim``.
+    """
+
+    id: str
+    directory: Path
+    region: str
+    account: str
+    endpoint: str
+    registry: str
+    network: str
+    gateway: str
+    access_key: str
+    instance_image: str
+    python_image: str
+    processes: tuple[Process, ...] = ()
+    secret_key: str = field(default="", repr=False)
+    registry_password: str = field(default="", repr=False)
+
+    @property
+    def log(self) -> Path:
+        """The log of the server: refused calls, failed hooks, jobs."""
+        return self.directory / "server.log"
+
+    def environment(self) -> dict[str, str]:
+        """Return the standard AWS configuration of this cloud.
+
+        The user's own profile is shut out, so that nothing meant for the local cloud can reach a real account.
+        """
+        return {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+            "AWS_CONFIG_FILE": "/dev/null",
+            "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
+        }
+
+    def public(self) -> dict[str, Any]:
+        """Return what may be shown to anyone: everything but the secrets."""
+        names = ("id", "region", "account", "endpoint", "registry", "network", "access_key")
+        shown: dict[str, Any] = {name: getattr(self, name) for name in names}
+        return shown | {"directory": str(self.directory), "log": str(self.log)}
+
+
+def save(cloud: Cloud) -> None:
+    """Write ``cloud`` into its folder, readable by its owner only; all of it or nothing."""
+    write_private(_path(cloud.directory), json.dumps(asdict(cloud), default=str, indent=2))
+
+
+def load(directory: Path) -> Cloud | None:
+    """Read the cloud of ``directory``, or None where there is none."""
+    try:
+        values = json.loads(_path(directory).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    try:
+        processes = tuple(Process(**one) for one in values.pop("processes"))
+        return Cloud(**values | {"directory": directory, "processes": processes})
+    except (KeyError, TypeError) as problem:
+        raise LocalCloudError(
+            f"{_path(directory)} was written by another version of splitbake ({problem}).",
+            hint="Run `splitbake local down` of that version, or remove the folder and its containers by hand.",
+        ) from problem
+
+
+def write_private(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in one step, with mode 0600."""
+    partial = path.with_name(path.name + ".part")
+    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    partial.replace(path)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``: a second ``up`` waits for the first one and then finds its work done."""
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _path(directory: Path) -> Path:
+    return directory / "cloud.json"
