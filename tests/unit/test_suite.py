@@ -1,0 +1,106 @@
+"""The suite: a run of checks in a pytest of its own, told live, told apart from a run that broke."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from splitbake.artifact import Artifact, Report
+from splitbake.errors import VerifyError
+from splitbake.verify import suite
+
+ARTIFACT = Artifact(
+    half="ami", id="ami-1", location="eu-west-1", fingerprint="sha256:1", created="2026-01-01", seconds=1.0, size=1
+)
+
+
+def checked(folder: Path, body: str, junit: Path | None = None, limit: float = 60) -> tuple[Report, list[str]]:
+    module = folder / "checks_of_mine.py"
+    module.write_text(f"import time\nimport pytest\n\n{body}", encoding="utf-8")
+    said: list[str] = []
+    report = suite.run(
+        str(module),
+        artifact=ARTIFACT,
+        hosts="local://",
+        expected={"word": "ünï"},
+        junit=junit,
+        say=said.append,
+        limit=limit,
+    )
+    return report, said
+
+
+def test_what_was_seen_and_why_it_failed_are_in_the_report(tmp_path: Path) -> None:
+    report, said = checked(
+        tmp_path,
+        "def test_a_word(host, expected, saw):\n"
+        "    saw(host.check_output('echo %s', expected['word']))\n"
+        "@pytest.mark.parametrize('path', ['models/a b.onnx'])\n"
+        "def test_model_file(host, path):\n"
+        "    assert False, 'has 1 byte, locked are 2'\n",
+    )
+    assert [(check.name, check.passed, check.saw) for check in report.checks] == [
+        ("a word", True, "ünï"),
+        ("model file: models/a b.onnx", False, "has 1 byte, locked are 2"),
+    ]
+    assert not report.passed
+    assert (report.artifact, report.fingerprint) == ("ami-1", "sha256:1")
+    assert said == ["✔ a word (ünï)", "✘ model file: models/a b.onnx (has 1 byte, locked are 2)"]
+
+
+def test_progress_is_told_while_it_goes_on(tmp_path: Path) -> None:
+    module = tmp_path / "slow.py"
+    module.write_text("import time\ndef test_one(): pass\ndef test_two(): time.sleep(1)\n", encoding="utf-8")
+    heard: list[float] = []
+    suite.run(
+        str(module),
+        artifact=ARTIFACT,
+        hosts="local://",
+        expected={},
+        junit=None,
+        say=lambda _: heard.append(time.monotonic()),
+    )
+    assert heard[1] - heard[0] > 0.9
+
+
+def test_junit_is_written(tmp_path: Path) -> None:
+    junit = tmp_path / "reports" / "ami.xml"
+    checked(tmp_path, "def test_one(): pass\ndef test_two(): assert False, 'no'\n", junit=junit)
+    assert 'name="splitbake-ami" errors="0" failures="1" skipped="0" tests="2"' in junit.read_text(encoding="utf-8")
+
+
+def test_an_exception_in_a_check_is_no_finding(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="'the host' could not be made: the line is dead"):
+        checked(tmp_path, "def test_the_host(): raise RuntimeError('the line is dead')\n")
+
+
+def test_a_broken_fixture_is_no_finding(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="could not be made: away"):
+        checked(tmp_path, "@pytest.fixture\ndef it(): raise AssertionError('away')\ndef test_one(it): pass\n")
+
+
+def test_a_module_that_does_not_load_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match=r"pytest ended with 2(?s:.*)no_such_module"):
+        checked(tmp_path, "import no_such_module\n")
+
+
+def test_no_check_at_all_is_no_verdict(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="pytest ended with 5"):
+        checked(tmp_path, "x = 1\n")
+
+
+def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
+    with pytest.raises(VerifyError, match="gave no answer in time"):
+        checked(tmp_path, "def test_one(): pass\ndef test_two(): time.sleep(60)\n", limit=3)
+
+
+def test_nothing_of_the_users_pytest_is_picked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "conftest.py").write_text("raise SystemExit('the conftest of the project')\n", encoding="utf-8")
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --no-such-option\n", encoding="utf-8")
+    monkeypatch.setenv("PYTEST_ADDOPTS", "--no-such-option")
+    monkeypatch.chdir(tmp_path)
+    report, _ = checked(tmp_path, "def test_one(): pass\n")
+    assert report.passed
+    assert not (tmp_path / ".pytest_cache").exists()
