@@ -66,7 +66,8 @@ def cli() -> None:
 
 def main() -> int:
     """Run ``splitbake`` and return its exit code; entry point of the script."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a cancelled CI job cleans up just as Ctrl-C does
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job cleans up just as Ctrl-C does
+        signal.signal(ending, signal.default_int_handler)
     return run(cli, prog_name="splitbake")
 
 

@@ -1,0 +1,76 @@
+"""Building a half: reuse the artifact of the same fingerprint where it is still there, make it otherwise."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from splitbake import artifact as artifacts
+from splitbake import fingerprint
+from splitbake.artifact import Artifact, Half
+from splitbake.cloud import Cloud
+from splitbake.errors import BuildError
+from splitbake.project import Project
+from splitbake.ui import Say
+
+
+@dataclass(frozen=True)
+class Built:
+    """An artifact and whether this run made it."""
+
+    artifact: Artifact
+    reused: bool
+
+
+def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) -> Built:
+    """Return the artifact of ``half`` for the project as it is now.
+
+    An artifact is reused only after it was seen to exist; ``force`` makes it anew.
+
+    Raises:
+        BuildError, ToolError, CloudError: nothing usable was made, and nothing is left running.
+    """
+    wanted = fingerprint_of(project, half)
+    store = project.store(cloud)
+    if not force:
+        known = artifacts.find_artifact(store, half, wanted)
+        if known and exists(cloud, known):
+            return Built(known, reused=True)
+    cloud.guard()
+    artifact = _make(project, cloud, half, wanted, say)
+    artifacts.save(store, artifact)
+    return Built(artifact, reused=False)
+
+
+def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
+    """Return the built artifact of the project as it is now.
+
+    Raises:
+        BuildError: it was never built, or is gone.
+    """
+    known = artifacts.find_artifact(project.store(cloud), half, fingerprint_of(project, half))
+    if known is None:
+        raise BuildError(
+            f"the {half} of the project as it is now was not built yet", hint=f"run splitbake build {half}"
+        )
+    if not exists(cloud, known):
+        raise BuildError(f"{known.uri} was built, but it is gone", hint=f"run splitbake build {half}")
+    return known
+
+
+def fingerprint_of(project: Project, half: Half) -> str:
+    """Return the fingerprint of ``half`` for the project as it is now."""
+    return fingerprint.ami(project) if half == "ami" else fingerprint.image(project)
+
+
+def exists(cloud: Cloud, artifact: Artifact) -> bool:
+    """Return whether ``artifact`` can be used: the AMI is available, the digest is in the registry."""
+    from splitbake.bake import ami, image
+
+    return ami.exists(cloud, artifact) if artifact.half == "ami" else image.exists(cloud, artifact)
+
+
+def _make(project: Project, cloud: Cloud, half: Half, wanted: str, say: Say) -> Artifact:
+    from splitbake.bake import ami, image
+
+    bake = ami.bake if half == "ami" else image.build
+    return bake(project, cloud, fingerprint=wanted, say=say)

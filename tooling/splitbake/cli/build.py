@@ -1,0 +1,48 @@
+"""``splitbake build``."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from splitbake import ui, units
+from splitbake.artifact import Half
+from splitbake.cli import options
+from splitbake.project import Project
+
+_TITLES: dict[Half, str] = {"ami": "Baking the AMI", "image": "Building the image"}
+
+
+@click.command()
+@click.argument("half", type=click.Choice(get_args(Half)), required=False)
+@click.option("--force", is_flag=True, help="Build even where the artifact of these inputs exists.")
+@options.project
+@options.environment
+@options.as_json
+def command(half: Half | None, force: bool, project: Project, env: str | None, as_json: bool) -> None:
+    """Bake the AMI and build the image; what has not changed is reused.
+
+    \b
+    Examples:
+      splitbake build             # both halves
+      splitbake build image       # only the code
+      splitbake build ami --force
+    """
+    from splitbake import build
+
+    cloud = project.cloud(env)
+    identity = cloud.guard()
+    if not as_json:
+        click.echo(f"{cloud.name}: {identity}", err=True)
+    results = {}
+    halves: tuple[Half, ...] = (half,) if half else get_args(Half)
+    for each in halves:
+        with ui.stage(_TITLES[each], quiet=as_json) as say:
+            built = build.build(project, cloud, each, force=force, say=say)
+        results[each] = {**built.artifact.model_dump(mode="json"), "reused": built.reused, "uri": built.artifact.uri}
+        if not as_json:
+            verb = "unchanged" if built.reused else "built"
+            click.echo(f"{each}: {verb} {built.artifact.uri} ({units.format_size(built.artifact.size)})")
+    if as_json:
+        ui.emit_json(results)

@@ -1,0 +1,1 @@
+"""``./run demo``: the whole loop on the reference project, in the local cloud."""
