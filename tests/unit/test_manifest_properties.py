@@ -13,8 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitbake import manifest, schema
+from splitbake import manifest
 from splitbake.errors import ManifestError
+from splitbake.manifest import schema
 
 VALID: dict[str, Any] = {
     "version": 1,

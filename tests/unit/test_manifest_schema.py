@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from pydantic import ValidationError
 
 from splitbake import manifest, registry
-from splitbake import schema as schemas
 from splitbake.cli.schema import command
+from splitbake.manifest import schema as schemas
 
 MINIMAL: dict[str, Any] = {
     "version": 1,

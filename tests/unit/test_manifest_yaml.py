@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from splitbake import yamldoc
 from splitbake.errors import ManifestError
+from splitbake.manifest import yamldoc
 
 HERE = Path("m.yaml")
 

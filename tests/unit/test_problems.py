@@ -8,9 +8,9 @@ from typing import Annotated, Any
 import pytest
 from pydantic import Discriminator, Field
 
-from splitbake import yamldoc
-from splitbake.outline import field_at, keys_of, model_at
-from splitbake.problems import explain
+from splitbake.manifest import yamldoc
+from splitbake.manifest.outline import field_at, keys_of, model_at
+from splitbake.manifest.problems import explain
 from splitbake.spec import Spec, tag, tag_name
 
 

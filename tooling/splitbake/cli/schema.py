@@ -17,6 +17,6 @@ def command() -> None:
     and this first line of splitbake.yaml:
       # yaml-language-server: $schema=.splitbake.schema.json
     """
-    from splitbake import schema
+    from splitbake.manifest import schema
 
     ui.emit_json(schema.json_schema())

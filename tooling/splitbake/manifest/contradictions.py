@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from splitbake.yamldoc import Location
+from splitbake.manifest.yamldoc import Location
 
 Finding = tuple[Location, str]
 

@@ -8,8 +8,8 @@ from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 from pydantic import BaseModel, Tag
 from pydantic.fields import FieldInfo
 
+from splitbake.manifest.yamldoc import Location
 from splitbake.spec import is_tag
-from splitbake.yamldoc import Location
 
 
 def keys_of(model: type[BaseModel]) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from splitbake.outline import field_at, keys_of, model_at
+from splitbake.manifest.outline import field_at, keys_of, model_at
+from splitbake.manifest.yamldoc import Document, Location, Position, Problem
 from splitbake.spec import is_tag, nearest
-from splitbake.yamldoc import Document, Location, Position, Problem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 

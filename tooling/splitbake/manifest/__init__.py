@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
 
-from splitbake import registry, units, yamldoc
-from splitbake.contradictions import contradictions
+from splitbake import registry, units
 from splitbake.errors import ManifestError
-from splitbake.problems import explain
+from splitbake.manifest import yamldoc
+from splitbake.manifest.contradictions import contradictions
+from splitbake.manifest.problems import explain
 from splitbake.spec import (
     AbsolutePath,
     Account,
