@@ -54,12 +54,13 @@ def _play(repository: Path, work: Path, *, keep: bool) -> None:
             scene.fill(project, project.cloud(), work / "assets", say)
         loop = Loop(project.root, cloud.environment())
         first = _first_round(loop)
-        loop_again = Loop(project.root, cloud.environment())
-        second = _second_round(loop_again, project.root / scene.EXAMPLE / "run.py")
-        body = summary(first, second, total=time.monotonic() - started)
+        second = _second_round(loop.again(), project.root / scene.EXAMPLE / "run.py")
+        digests = [one.built["image"]["id"] for one in (first, second)]
+        shipped = scene.shipped(project.cloud(), project.manifest.image.repository, *digests)
+        body = summary(first, second, shipped=shipped, total=time.monotonic() - started)
         (work / "summary.json").write_text(json.dumps(body, indent=2) + "\n", encoding="utf-8")
         show_result(first)
-        show_comparison(first, second)
+        show_comparison(first, second, shipped)
         tell(f"All of it in {work / 'summary.json'}")
         if keep:
             tell('The local cloud is still up: eval "$(SPLITBAKE_LOCAL_DIR=build/demo/cloud splitbake local env)"')
@@ -90,7 +91,11 @@ def _verify_and_release(loop: Loop, lock: dict[str, Any], built: dict[str, Any])
     for half in halves:
         checks = reports[f"verify {half}"][half]["checks"]
         tell(f"  {half}: {len(checks)} checks passed")
-    loop.run("release --dry-run", "release", "--dry-run")
+    planned = loop.run("release --dry-run", "release", "--dry-run")
+    for line in planned["diff"].splitlines():
+        tell(f"  {line}")
+    for step in planned["steps"]:
+        tell(f"  would: {step['title']}")
     release = loop.run("release", "release", yes=True)
     job = loop.run("smoke", "smoke")
     verified = {half: report for answer in reports.values() for half, report in answer.items()}

@@ -44,6 +44,10 @@ class Loop:
         self.seconds[stage] = round(time.monotonic() - started, 1)
         return answer
 
+    def again(self) -> Loop:
+        """Return a loop of the same project that has not run anything yet."""
+        return Loop(self.folder, self.environment)
+
     def run_together(self, commands: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
         """Run several commands at the same time: the two halves never need each other."""
         answers: dict[str, dict[str, Any]] = {}

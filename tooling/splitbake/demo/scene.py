@@ -78,6 +78,23 @@ def fill(project: Project, cloud: Cloud, assets: Path, say: Say) -> None:
     _jobs(cloud, names)
 
 
+def shipped(cloud: Cloud, repository: str, before: str, after: str) -> int:
+    """Return the compressed bytes of the layers that image ``after`` has and ``before`` has not.
+
+    Both are digests in ``repository``; layers that a registry has already are not pushed again.
+    """
+    answer = cloud.client("ecr").batch_get_image(
+        repositoryName=repository, imageIds=[{"imageDigest": digest} for digest in (before, after)]
+    )
+    layers = {
+        image["imageId"]["imageDigest"]: {
+            layer["digest"]: int(layer["size"]) for layer in json.loads(image["imageManifest"])["layers"]
+        }
+        for image in answer["images"]
+    }
+    return sum(size for digest, size in layers[after].items() if digest not in layers[before])
+
+
 def _names(project: Project, cloud: Cloud) -> Names:
     found: dict[type, str] = {}
     for target in cloud.environment.release:

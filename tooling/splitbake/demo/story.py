@@ -48,8 +48,11 @@ def show_result(first: Round) -> None:
     tell(f"  faces per frame: {' '.join(str(count) for count in result['faces_per_frame'])}")
 
 
-def show_comparison(first: Round, second: Round) -> None:
-    """Print old way / this way; the old figures are those of MISSION-size images, these were measured just now."""
+def show_comparison(first: Round, second: Round, shipped: int) -> None:
+    """Print old way / this way; the old figures are those of systems in use, these were measured just now.
+
+    ``shipped`` is what the second round pushed, in compressed bytes.
+    """
     image = second.built["image"]
     rows = [
         ("image size", OLD_WAY["image size"], f"{format_size(image['size'])} uncompressed"),
@@ -58,7 +61,11 @@ def show_comparison(first: Round, second: Round) -> None:
             OLD_WAY["models come"],
             f"with the AMI, {format_size(first.built['ami']['size'])}, mounted read-only",
         ),
-        ("what a code change ships", OLD_WAY["what a code change ships"], "the image's last layer"),
+        (
+            "what a code change ships",
+            OLD_WAY["what a code change ships"],
+            f"{format_size(shipped)} (the changed layers)",
+        ),
         ("code change, until it is released", OLD_WAY["code change, until it is released"], _until_released(second)),
         ("first round, both halves", "-", format_seconds(first.total)),
     ]
@@ -72,9 +79,10 @@ def _until_released(second: Round) -> str:
     return f"{format_seconds(sum(spent.values()))} ({detail})"
 
 
-def summary(first: Round, second: Round, *, total: float) -> dict[str, Any]:
+def summary(first: Round, second: Round, *, shipped: int, total: float) -> dict[str, Any]:
     """Return the body of ``build/demo/summary.json``."""
-    return {**_round(first), "second_round": _round(second), "total_seconds": round(total, 1)}
+    again = {**_round(second), "shipped_bytes": shipped}
+    return {**_round(first), "second_round": again, "total_seconds": round(total, 1)}
 
 
 def _round(one: Round) -> dict[str, Any]:
