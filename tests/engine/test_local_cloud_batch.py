@@ -98,6 +98,7 @@ def ami(cloud, aws, base_ami):
     container = connect().containers.get(f"splitbake-{cloud.id}-{instance}")
     script = (
         "mkdir -p /opt/dl-models/models && echo weights >/opt/dl-models/models/a.bin && chmod -R 755 /opt/dl-models"
+        " && ln -s /etc/sudoers.d /opt/link"
     )
     assert container.exec_run(["sh", "-c", script]).exit_code == 0
     ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
@@ -279,6 +280,39 @@ def test_best_fit_environments_cannot_be_updated_in_place(aws, base_ami):
 def test_an_environment_in_use_cannot_be_deleted(batch):
     with pytest.raises(ClientError, match="must be DISABLED"):
         batch.batch.delete_compute_environment(computeEnvironment=batch.name)
+
+
+@pytest.mark.parametrize(
+    ("path", "status", "told"),
+    [
+        ("/opt/dl-models/../../etc/sudoers.d", "SUCCEEDED", ["90-ec2-user", "README"]),
+        ("/opt/link", "SUCCEEDED", ["90-ec2-user", "README"]),
+        ("/opt/dl-models:/x:ro", "SUCCEEDED", []),
+        ("/etc/os-release", "FAILED", "directory"),
+        ("/", "FAILED", "destination can't be '/'"),
+    ],
+)
+def test_every_host_path_is_one_of_the_ami(batch, image, path, status, told):
+    batch.register(
+        "wanderer", image=image, command=["ls", "/host"],
+        volumes=[{"name": "v", "host": {"sourcePath": path}}],
+        mountPoints=[{"sourceVolume": "v", "containerPath": "/host"}],
+    )  # fmt: skip
+    job = batch.run("wanderer")
+    assert job["status"] == status, job
+    if status == "SUCCEEDED":
+        assert batch.log(job) == told
+    else:
+        assert told in job["attempts"][0]["container"]["reason"]
+
+
+def test_a_job_without_a_role_has_no_credentials(batch, image, cloud):
+    batch.register("poor", image=image, command=["env"])
+    batch.register("rich", image=image, command=["env"], jobRoleArn="arn:aws:iam::123456789012:role/job")
+    poor, rich = (batch.log(batch.run(name)) for name in ("poor", "rich"))
+    assert not [line for line in poor if "SECRET" in line or cloud.access_key in line or "ENDPOINT" in line]
+    assert f"AWS_SECRET_ACCESS_KEY={cloud.secret_key}" in rich
+    assert not [line for line in poor + rich if cloud.registry_password in line]
 
 
 def test_host_paths_of_this_machine_are_never_mounted(batch, image, tmp_path):

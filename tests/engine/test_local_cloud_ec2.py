@@ -14,7 +14,7 @@ from splitbake.local.engine import connect
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
-QUICK = {"Delay": 1, "MaxAttempts": 60}
+QUICK = {"Delay": 0.2, "MaxAttempts": 300}
 
 
 class Ec2:
@@ -116,6 +116,21 @@ def test_stop_keeps_the_files_and_terminate_leaves_nothing(ec2):
     ec2.client.terminate_instances(InstanceIds=[instance])
     assert ec2.describe(instance)["State"]["Name"] == "terminated"
     assert connect().containers.list(all=True, filters={"label": f"splitbake.instance={instance}"}) == []
+
+
+def test_a_reboot_is_not_taken_for_an_end(ec2):
+    instance = ec2.run()
+    ec2.wait(instance)
+    with ThreadPoolExecutor(1) as pool:
+        reboot = pool.submit(ec2.client.reboot_instances, InstanceIds=[instance])
+        seen = set()
+        while not reboot.done():
+            seen.add(ec2.describe(instance)["State"]["Name"])
+    assert seen <= {"running", "pending"}
+    assert ec2.wait(instance)["State"]["Name"] == "running"
+    ec2.client.terminate_instances(InstanceIds=[instance])
+    with pytest.raises(ClientError, match="IncorrectInstanceState"):
+        ec2.client.reboot_instances(InstanceIds=[instance])
 
 
 def test_an_instance_whose_container_was_removed_is_terminated(ec2):

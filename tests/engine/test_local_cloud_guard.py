@@ -7,9 +7,11 @@ import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 
+import boto3
 import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
+from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
@@ -76,8 +78,6 @@ def test_everything_else_is_refused_and_logged(call, cloud, change, reason):
 
 
 def test_a_json_service_is_refused_in_json(cloud):
-    import boto3
-
     session = boto3.Session(cloud.access_key, "wrong", region_name=cloud.region)
     with pytest.raises(ClientError, match=r"AccessDeniedException.*secret key"):
         session.client("ssm", endpoint_url=cloud.endpoint).get_parameter(Name="x")
@@ -93,6 +93,20 @@ def test_it_listens_on_its_own_bridge_and_on_nothing_else(cloud):
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", port)) != 0
     assert urlsplit(cloud.endpoint).hostname == cloud.gateway
+
+
+def test_a_presigned_url_stays_with_s3_whatever_is_sent_along(cloud, aws):
+    s3 = aws("s3")
+    s3.create_bucket(Bucket="led-astray")
+    s3.put_object(Bucket="led-astray", Key="key", Body=b"content")
+    session = boto3.Session(cloud.access_key, cloud.secret_key, region_name=cloud.region)
+    signer = session.client("s3", endpoint_url=cloud.endpoint, config=Config(signature_version="s3v4"))
+    url = signer.generate_presigned_url("get_object", Params={"Bucket": "led-astray", "Key": "key"})
+    body = b"Action=DescribeInstances&Version=2016-11-15"
+    request = urllib.request.Request(url, data=body, headers={"Content-Type": FORM}, method="GET")  # noqa: S310
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with direct.open(request) as answer:
+        assert answer.read() == b"content"
 
 
 def test_a_presigned_url_is_for_one_object_and_one_method(cloud, aws):

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import boto3
+import docker
 import pytest
 
 from splitbake.errors import LocalCloudError, ToolError
@@ -139,6 +140,42 @@ def test_an_up_that_fails_leaves_nothing(directory, monkeypatch):
     assert "apt install docker-registry" in problem.value.hint
     assert load(directory) is None
     assert {one.id for one in connect().networks.list()} <= before
+
+
+def test_what_docker_refuses_is_told_in_its_words_and_leaves_nothing(directory, monkeypatch):
+    def refuse(client, cloud_id):
+        raise docker.errors.APIError("500", explanation="could not find an available IPv4 address pool")
+
+    monkeypatch.setattr("splitbake.local.engine.create_network", refuse)
+    with pytest.raises(ToolError, match="making a network: could not find an available") as problem:
+        up(directory)
+    assert "docker network ls" in problem.value.hint
+    assert load(directory) is None
+
+
+def test_a_gateway_that_is_not_of_this_machine_is_told(directory, monkeypatch):
+    monkeypatch.setattr("splitbake.local.engine.create_network", lambda client, cloud_id: ("none", "203.0.113.1"))
+    with pytest.raises(LocalCloudError, match=r"cannot listen at 203\.0\.113\.1"):
+        up(directory)
+    assert load(directory) is None
+
+
+@pytest.mark.parametrize("moment", ["cloud.json", "registry.log"])
+def test_an_up_that_is_ended_cleans_up(directory, moment):
+    environment = os.environ | {"SPLITBAKE_LOCAL_DIR": str(directory)}
+    command = [sys.executable, "-m", "splitbake", "local", "up"]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        deadline = time.monotonic() + 30
+        while not (directory / moment).exists() and run.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGTERM)
+        begun = load(directory)
+        _, told = run.communicate(timeout=60)
+    assert run.returncode == 130, told
+    assert "interrupted" in told.lower()
+    assert objects(begun.id) == []
+    assert not any(process.alive for process in begun.processes)
+    assert load(directory) is None
 
 
 def test_the_commands_speak_json_and_shell(directory):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
+import urllib.error
+import urllib.request
 from base64 import b64decode
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,11 +67,11 @@ def test_a_deleted_image_leaves_the_registry(cloud, ecr, pushed):
 
 
 def test_the_registry_wants_the_password_of_ecr(cloud):
-    done = subprocess.run(
-        ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"http://{cloud.registry}/v2/"],
-        capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert done.stdout == "401"
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with pytest.raises(urllib.error.HTTPError) as refusal:
+        direct.open(f"http://{cloud.registry}/v2/")
+    assert refusal.value.code == 401
+    refusal.value.close()
 
 
 def test_the_pull_through_repository_has_the_python_base(ecr):

@@ -14,13 +14,14 @@ from click.testing import CliRunner
 
 from splitbake import artifact as artifacts
 from splitbake.artifact import Artifact, Check, Report
-from splitbake.errors import ReleaseError, UsageError
+from splitbake.errors import InterruptError, ReleaseError, StateError, UsageError
 from splitbake.project import Project
 from splitbake.release import plan as planner
 from splitbake.release import record as records
 from splitbake.release.run import run
 from splitbake.release.targets import Pair
 from splitbake.smoke import smoke
+from splitbake.state import FolderStore
 from splitbake.ui import silent
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
@@ -373,11 +374,31 @@ def test_an_interrupt_leaves_a_true_record_and_whole_text(site, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(site.cloud.client("ec2"), "create_launch_template_version", interrupt)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(InterruptError, match=r"interrupted. Changed by API: perhaps launch_template .* is as it was"):
         run(plan, site.project, site.cloud, silent)
     assert site.terraform.read_bytes() == text
     (record,) = site.stored()
     assert (record.status, record.steps[1].status) == ("failed", "failed")
+
+
+def test_a_state_that_fails_in_the_middle_puts_text_back_too(site, monkeypatch):
+    text = site.terraform.read_bytes()
+    plan = site.plan(site.pair())
+    put = FolderStore.put
+
+    def fail_after_the_text_is_patched(store, key, value):
+        if site.terraform.read_bytes() != text:
+            raise StateError("the disk is full", hint="make room")
+        put(store, key, value)
+
+    monkeypatch.setattr(FolderStore, "put", fail_after_the_text_is_patched)
+    with pytest.raises(
+        ReleaseError, match=r"stopped at step 1 of 5.*disk is full.*by API: nothing.*as it was"
+    ) as caught:
+        run(plan, site.project, site.cloud, silent)
+    assert "make room" in caught.value.hint
+    assert site.terraform.read_bytes() == text
+    assert len(site.live()["templates"]) == 1
 
 
 def test_a_file_that_changed_after_planning_stops_the_release_before_any_call(site):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+from hashlib import sha256
 from urllib.parse import quote, unquote, urlsplit
 
 import pytest
-from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth
+from botocore.auth import HmacV1QueryAuth, S3SigV4Auth, S3SigV4QueryAuth, SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from hypothesis import given
@@ -114,6 +115,84 @@ def test_a_nonsense_authorization_is_refused(text):
     environ = signed() | {"HTTP_AUTHORIZATION": f"AWS4-HMAC-SHA256 {text}"}
     with pytest.raises(Refused):
         GUARD.check(environ)
+
+
+def refused(environ, reason):
+    with pytest.raises(Refused, match=reason):
+        GUARD.check(environ)
+
+
+def presigned(service: str = "s3", expires: int = 60):
+    request = AWSRequest("GET", f"http://{HOST}/bucket/key")
+    signer = S3SigV4QueryAuth if service == "s3" else SigV4QueryAuth
+    signer(Credentials(KEY, SECRET), service, "us-east-1", expires=expires).add_auth(request)
+    return environ_of(request)
+
+
+def test_a_presigned_url_cannot_be_led_to_another_service():
+    # moto guesses the service from these where it sees no signature in a header.
+    refused(presigned() | {"HTTP_X_AMZ_TARGET": "AWSBatch.SubmitJob"}, "does not cover the header x-amz-target")
+    other = "Signed Credential=x/20260101/us-east-1/ec2/aws4_request"
+    refused(presigned() | {"HTTP_AUTHORIZATION": other}, "Only Signature Version 4")
+    body = b"Action=RunInstances&Version=2016-11-15"
+    environ = presigned() | {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}
+    GUARD.check(environ)
+    assert "/us-east-1/s3/aws4_request," in str(environ["HTTP_AUTHORIZATION"])
+
+
+def test_the_scope_that_was_verified_is_the_one_that_goes_on():
+    environ = signed()
+    _, _, rest = str(environ["HTTP_AUTHORIZATION"]).partition(" ")
+    environ["HTTP_AUTHORIZATION"] = f"AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/ec2/aws4_request, {rest}"
+    GUARD.check(environ)
+    assert "ec2" not in str(environ["HTTP_AUTHORIZATION"])
+    assert f"Credential={KEY}/" in str(environ["HTTP_AUTHORIZATION"])
+
+
+def test_a_presigned_call_of_another_service_takes_no_body():
+    body = b"Action=RunInstances"
+    environ = presigned("sts")
+    GUARD.check(dict(environ))
+    refused(environ | {"CONTENT_LENGTH": str(len(body)), "wsgi.input": io.BytesIO(body)}, "does not match")
+
+
+def test_a_body_must_have_the_digest_that_was_signed_for_it():
+    environ = signed(body=b"good")
+    assert environ["HTTP_X_AMZ_CONTENT_SHA256"] == sha256(b"good").hexdigest()
+    GUARD.check(environ)
+    assert environ["wsgi.input"].read() == b"good"
+    refused(signed(body=b"good") | {"wsgi.input": io.BytesIO(b"evil")}, "not the one whose digest was signed")
+
+
+def test_a_large_body_is_read_only_for_who_holds_the_key(monkeypatch):
+    monkeypatch.setattr("splitbake.local.guard.MAX_SIGNED_BODY", 3)
+    GUARD.check(signed(body=b"four"))
+    refused(signed(body=b"four", service="ec2"), "too large")
+    environ = signed(body=b"four") | {"HTTP_AUTHORIZATION": "AWS4-HMAC-SHA256 Credential=a/b/c/s3/e"}
+    refused(environ, "access key")
+    assert environ["wsgi.input"].tell() == 0
+
+
+def test_metadata_with_an_underscore_is_signed_like_any_other():
+    request = AWSRequest("PUT", f"http://{HOST}/b/k", data=b"", headers={"x-amz-meta-made_by": "me"})
+    S3SigV4Auth(Credentials(KEY, SECRET), "s3", "us-east-1").add_auth(request)
+    GUARD.check(environ_of(request))
+
+
+def test_a_presigned_url_lives_a_week_at_most(monkeypatch):
+    import time
+
+    environ = presigned(expires=10**9)
+    later = time.time() + 8 * 24 * 3600
+    monkeypatch.setattr("splitbake.local.guard.time.time", lambda: later)
+    refused(environ, "expired")
+
+
+@pytest.mark.parametrize("stamp", ["00010101T000000Z", "99991231T235959Z"])
+def test_a_date_at_the_end_of_time_is_refused(stamp):
+    query = f"X-Amz-Credential={KEY}/20260101/us-east-1/s3/aws4_request&X-Amz-Date={stamp}&X-Amz-Expires={'9' * 18}"
+    refused(environ_of(AWSRequest("GET", f"http://{HOST}/?{query}")), "expired")
+    refused(environ_of(AWSRequest("GET", f"http://{HOST}/?{query}9999")), "number")
 
 
 def test_the_probe_says_which_cloud_it_is_and_no_more():

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
 import stat
 import subprocess
 import tarfile
 import time
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from splitbake.errors import LocalCloudError
-from splitbake.local import images
+from splitbake.local import images, registry
 from splitbake.local.containers import JobSpec, substitute
 from splitbake.local.jobs import matches
 from splitbake.local.launch_templates import inherited
-from splitbake.local.state import Cloud, Process, load, save
+from splitbake.local.state import Cloud, Process, load, locked, save, uninterrupted, write_private
 
 
 @pytest.fixture
@@ -48,8 +51,61 @@ def test_secrets_are_shown_nowhere_but_in_the_environment(cloud):
 def test_no_cloud_is_none_and_a_foreign_state_is_an_error(tmp_path):
     assert load(tmp_path) is None
     (tmp_path / "cloud.json").write_text('{"processes": [], "unknown": 1}')
-    with pytest.raises(LocalCloudError, match="another version"):
+    with pytest.raises(LocalCloudError, match="this version"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{half", ""])
+def test_a_text_that_is_no_state_is_an_error(tmp_path, text):
+    (tmp_path / "cloud.json").write_text(text)
+    with pytest.raises(LocalCloudError, match=r"cloud\.json"):
+        load(tmp_path)
+
+
+def test_a_write_that_fails_leaves_what_was_there(tmp_path):
+    path = tmp_path / "secret"
+    write_private(path, "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_private(path, "new \ud800")
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_who_waits_for_a_lock_that_down_removes_gets_the_next_one(tmp_path):
+    path = tmp_path / "state" / "lock"
+    held, done = Event(), Event()
+
+    def wait():
+        with locked(path):
+            held.set()
+            done.wait(10)
+
+    with locked(path):
+        waiting = Thread(target=wait)
+        waiting.start()
+        assert not held.wait(0.2), "it waits"
+        path.unlink()
+        path.parent.rmdir()
+    assert held.wait(10)
+    with path.open() as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    done.set()
+    waiting.join()
+
+
+def test_an_interrupt_waits_for_the_end_of_the_block():
+    done = []
+
+    def block():
+        with uninterrupted():
+            signal.raise_signal(signal.SIGINT)
+            done.append("block")
+        done.append("after")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert done == ["block"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_process_is_told_from_a_later_one_with_its_number():
@@ -124,6 +180,20 @@ def test_a_job_asks_for_its_definition_with_the_overrides_on_top():
     assert spec.command == ["run", "y"]
     assert spec.environment == {"A": "1", "B": "2"}
     assert [spec.requirement(kind) for kind in ("MEMORY", "VCPU", "GPU")] == [256, 1, 1]
+
+
+def test_a_registry_that_cannot_be_copied_leaves_no_part_of_it(tmp_path):
+    storage, cache = tmp_path / "storage", tmp_path / "cache"
+    for folder in (storage, cache):
+        folder.mkdir()
+    (storage / "blob").write_text("content")
+    (storage / "other").symlink_to("nowhere")
+    with pytest.raises(LocalCloudError, match=r"cache/kept: .*No such file") as problem:
+        registry.keep(storage, cache / "kept")
+    assert "room" in problem.value.hint
+    assert list(cache.iterdir()) == []
+    with pytest.raises(LocalCloudError, match=r"restored: .*No such file"):
+        registry.restore(tmp_path / "restored", storage)
 
 
 def test_a_recipe_names_its_image_by_everything_in_it():

@@ -26,7 +26,7 @@ def command() -> None:
     """
 
 
-@command.command("up")
+@command.command("up", short_help="Start it, or find the one that runs.")
 @click.option("--region", default="us-east-1", show_default=True, help="The region that `env` selects.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def local_up(region: str, as_json: bool) -> None:
@@ -47,7 +47,7 @@ def local_up(region: str, as_json: bool) -> None:
     _show(running.public(), as_json)
 
 
-@command.command("status")
+@command.command("status", short_help="Show whether it runs, and where.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def local_status(as_json: bool) -> int:
     """Show whether the local cloud runs and where; exit code 2 where it does not.
@@ -63,7 +63,7 @@ def local_status(as_json: bool) -> int:
     return 0 if running else 2
 
 
-@command.command("env")
+@command.command("env", short_help="Print its AWS configuration, for eval.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def local_env(as_json: bool) -> None:
     """Print the AWS configuration of the running local cloud, as shell commands.
@@ -88,7 +88,7 @@ def local_env(as_json: bool) -> None:
         click.echo(f"export {name}={shlex.quote(value)}")
 
 
-@command.command("down")
+@command.command("down", short_help="End it, and remove all that belongs to it.")
 @click.option("--purge", is_flag=True, help="Drop the base images as well; all clouds of this machine share them.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def local_down(purge: bool, as_json: bool) -> None:
@@ -100,11 +100,12 @@ def local_down(purge: bool, as_json: bool) -> None:
     """
     from splitbake.local import cloud
 
-    removed = cloud.down(cloud.default_directory(), purge=purge)
+    directory = cloud.default_directory()
+    removed = cloud.down(directory, purge=purge)
     if as_json:
         click.echo(json.dumps({"removed": removed}, indent=2))
         return
-    click.echo("\n".join(f"removed {one}" for one in removed) or "There was nothing to remove.")
+    click.echo("\n".join(f"removed {one}" for one in removed) or f"No local cloud has its state in {directory}.")
 
 
 def _show(values: dict[str, object], as_json: bool) -> None:

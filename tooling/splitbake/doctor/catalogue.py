@@ -107,17 +107,6 @@ CHECKS: tuple[Check, ...] = (
         remedy="install Terraform: https://developer.hashicorp.com/terraform/install",
     ),
     Check(
-        name="session-manager-plugin",
-        why="builders with no open port",
-        probe=version_of("session-manager-plugin", "--version", pattern=NUMBER),
-        minimum="1.2",
-        required=False,
-        remedy=(
-            "install the Session Manager plugin: https://docs.aws.amazon.com/systems-manager/latest/"
-            "userguide/session-manager-working-with-install-plugin.html"
-        ),
-    ),
-    Check(
         name="shellcheck",
         why="developing splitbake",
         probe=version_of("shellcheck", "--version", pattern=rf"version: {NUMBER}"),

@@ -30,7 +30,7 @@ class Amis:
         self._machines = machines
         self._base_image = base_image
         self._images: dict[str, str] = {}
-        self._commits: dict[str, Thread] = {}
+        self._commits: dict[str, list[Thread]] = {}
         self._lock = Lock()
 
     def install(self) -> None:
@@ -93,13 +93,13 @@ class Amis:
         ami.ebs_snapshot.volume.size = root_size(backend, instance)
         ami.ebs_snapshot.status = "pending"
         worker = Thread(target=self._commit, args=(ami, instance_id), name=ami.id, daemon=True)
-        self._commits[instance_id] = worker
         worker.start()
+        self._commits.setdefault(instance_id, []).append(worker)
         return ami
 
     def settle(self, instance_id: str) -> None:
         """Wait until no image is being made of an instance: EBS has its snapshot even if the instance goes."""
-        if worker := self._commits.pop(instance_id, None):
+        for worker in self._commits.pop(instance_id, []):
             worker.join()
 
     def deregister(self, proceed: Hook, backend: Any, ami_id: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from splitbake.errors import LocalCloudError
-from splitbake.local.state import ACCOUNT, Cloud, Process, load, locked, save
+from splitbake.local.state import ACCOUNT, Cloud, Process, load, locked, save, uninterrupted
 
 #: Seconds that the server and the registry get to answer after they were started.
 START_TIMEOUT = 60.0
@@ -94,12 +94,13 @@ def _start(directory: Path, region: str, progress: Progress) -> Cloud:
     from splitbake.local import engine, images
 
     client = engine.connect()
-    # Saved before anything is made: whatever happens next, the following `up` or `down` finds it by this id.
     cloud = _draft(directory, region)
-    save(cloud)
     try:
-        instance_image, python_image = images.ensure(client, progress)
-        network, gateway = engine.create_network(client, cloud.id)
+        save(cloud)  # before anything is made: the following `up` or `down` finds all of it by this id
+        with engine.refusals("making the base images"):
+            instance_image, python_image = images.ensure(client, progress)
+        with engine.refusals("making a network"), uninterrupted():
+            network, gateway = engine.create_network(client, cloud.id)
         cloud = replace(
             cloud,
             instance_image=instance_image,
@@ -115,7 +116,7 @@ def _start(directory: Path, region: str, progress: Progress) -> Cloud:
         cloud = _start_registry(cloud, client)
         _await(cloud, "server", lambda: _answers(cloud))
     except BaseException:
-        _end(cloud)
+        _end(load(directory) or cloud)  # processes are noted there as they start
         raise
     return cloud
 
@@ -160,7 +161,7 @@ def _spawn(cloud: Cloud, command: list[str], log: str) -> Cloud:
     """Start ``command`` as a session of its own and note it in the state."""
     hidden = ("AWS_", "MOTO_", "SPLITBAKE_")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(hidden)}
-    with (cloud.directory / log).open("ab") as file:
+    with uninterrupted(), (cloud.directory / log).open("ab") as file:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -170,9 +171,9 @@ def _spawn(cloud: Cloud, command: list[str], log: str) -> Cloud:
             env=environment,
             start_new_session=True,
         )
-    process.returncode = 0  # it outlives us on purpose: no warning about a child that still runs
-    started = replace(cloud, processes=(*cloud.processes, Process.of(process.pid)))
-    save(started)
+        process.returncode = 0  # it outlives us on purpose: no warning about a child that still runs
+        started = replace(cloud, processes=(*cloud.processes, Process.of(process.pid)))
+        save(started)
     return started
 
 
@@ -182,7 +183,10 @@ def _await(cloud: Cloud, what: str, ready: Callable[[], bool]) -> None:
         if not all(process.alive for process in cloud.processes) or time.monotonic() > deadline:
             log = cloud.directory / f"{what}.log"
             last = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-10:]
-            raise LocalCloudError(f"The {what} of the local cloud did not start. Its last lines:\n" + "\n".join(last))
+            raise LocalCloudError(
+                f"The {what} of the local cloud did not start. Its last lines:\n" + "\n".join(last),
+                hint="Run `splitbake local up` again: it takes other ports.",
+            )
         time.sleep(0.05)
 
 
@@ -204,7 +208,8 @@ def _end(cloud: Cloud) -> list[str]:
 
     for process in reversed(cloud.processes):
         process.stop()
-    removed = engine.sweep(engine.connect(), cloud.id, cloud.registry)
+    with engine.refusals(f"removing what belongs to the local cloud {cloud.id}"):
+        removed = engine.sweep(engine.connect(), cloud.id, cloud.registry)
     if (cloud.directory / "registry").exists():
         shutil.rmtree(cloud.directory / "registry")
     for name in ("server.log", "registry.log", "cloud.json"):  # the state last: until then a second try finds it
@@ -213,7 +218,18 @@ def _end(cloud: Cloud) -> list[str]:
 
 
 def _free_port(address: str) -> int:
+    """Return a port that is free at ``address``.
+
+    Raises:
+        LocalCloudError: this machine does not have the address.
+    """
     with socket.socket() as probe:
-        probe.bind((address, 0))
+        try:
+            probe.bind((address, 0))
+        except OSError as problem:
+            raise LocalCloudError(
+                f"The local cloud cannot listen at {address}, the host's address on its Docker network: {problem}.",
+                hint="It needs a Docker engine on this machine itself: not Docker Desktop, rootless or remote.",
+            ) from problem
         port: int = probe.getsockname()[1]
     return port

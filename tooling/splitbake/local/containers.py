@@ -226,10 +226,11 @@ class Containers:
                 volume = self._client.volumes.create(name, labels=labels(self._cloud.id, ami=host.ami, path=path))
             try:
                 # Docker copies the image's content into an empty volume when the container is created.
+                content = docker.types.Mount(target=path, source=name, type="volume")
                 self._client.containers.create(
-                    host.image, volumes=[f"{name}:{path}"], labels=labels(self._cloud.id, ami=host.ami)
+                    host.image, mounts=[content], labels=labels(self._cloud.id, ami=host.ami)
                 ).remove()
-            except docker.errors.APIError:
+            except BaseException:  # a volume that is there counts as filled
                 volume.remove(force=True)
                 raise
         return name

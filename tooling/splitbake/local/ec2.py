@@ -39,6 +39,7 @@ class Instances:
         self._machines = machines
         self._amis = amis
         self._reservations: dict[tuple[str, str], tuple[str, Reservation]] = {}
+        self._rebooting: set[str] = set()
         self._lock = Lock()
 
     def install(self) -> None:
@@ -55,7 +56,8 @@ class Instances:
     def run(self, proceed: Hook, backend: Any, image_id: str, count: int, *args: Any, **options: Any) -> Reservation:
         """RunInstances: idempotent by ClientToken; instances are ``pending`` until sshd answers.
 
-        The same token with other parameters is ``IdempotentParameterMismatch``, as on AWS.
+        The same token with other parameters is ``IdempotentParameterMismatch``, as on AWS. All instances are started
+        or none.
         """
         token = options.get("client_token") or _NO_TOKEN
         key = (backend.region_name, token)
@@ -73,16 +75,22 @@ class Instances:
             self._reservations[key] = (asked, reservation)
             for instance in reservation.instances:
                 instance._state = InstanceState("pending", 0)
-        for instance in reservation.instances:
-            self._launch(backend, instance, image)
+        try:
+            for instance in reservation.instances:
+                self._launch(backend, instance, image)
+        except EC2ClientError:
+            del self._reservations[key]
+            for instance in reservation.instances:
+                instance.terminate()
+            raise
         return reservation
 
     def describe(self, proceed: Hook, backend: Any, *args: Any, **options: Any) -> Any:
         """Look first which instances died or were shut down from inside."""
-        running = [one for one in backend.all_instances() if one.state == "running"]
+        running = [one for one in backend.all_instances() if self._should_run(one)]
         alive = self._machines.states() if running else {}
         for instance in running:
-            if alive.get(instance.id):
+            if alive.get(instance.id) or not self._should_run(instance):  # another call may end it meanwhile
                 continue
             log.warning("instance %s has ended by itself", instance.id)
             if instance.id not in alive or instance.instance_initiated_shutdown_behavior == "terminate":
@@ -92,10 +100,8 @@ class Instances:
         return proceed(*args, **options)
 
     def start(self, proceed: Hook, instance: Any) -> InstanceState:
-        """StartInstances: the same file system boots again, at a new address."""
-        self._amis.settle(instance.id)
-        if instance.state == "terminated":
-            raise EC2ClientError("IncorrectInstanceState", f"The instance {instance.id} is terminated")
+        """StartInstances: the same file system boots again, at an address that Docker chooses anew."""
+        self._settle(instance)
         address = self._machines.start(instance.id)
         previous: InstanceState = proceed()
         self._await_ssh(instance, address)
@@ -103,16 +109,20 @@ class Instances:
 
     def stop(self, proceed: Hook, instance: Any) -> InstanceState:
         """StopInstances: an orderly shutdown."""
-        if instance.state == "terminated":
-            raise EC2ClientError("IncorrectInstanceState", f"The instance {instance.id} is terminated")
+        self._settle(instance)
         instance._state.name, instance._state.code = "stopping", 64
         self._machines.stop(instance.id)
         previous: InstanceState = proceed()
         return previous
 
     def reboot(self, proceed: Hook, instance: Any) -> None:
-        """RebootInstances."""
-        address = self._machines.restart(instance.id)
+        """RebootInstances: its container is down for a moment, which is not an end."""
+        self._settle(instance)
+        self._rebooting.add(instance.id)
+        try:
+            address = self._machines.restart(instance.id)
+        finally:
+            self._rebooting.discard(instance.id)
         proceed()
         self._await_ssh(instance, address)
 
@@ -139,11 +149,20 @@ class Instances:
             address = self._machines.launch(instance.id, image, keys)
         except docker.errors.DockerException as problem:
             log.exception("instance %s cannot be started", instance.id)
-            instance.terminate()
-            raise EC2ClientError("InsufficientInstanceCapacity", f"Docker cannot start it: {problem}") from problem
+            reason = getattr(problem, "explanation", None) or problem
+            raise EC2ClientError("InsufficientInstanceCapacity", f"Docker cannot start it: {reason}") from problem
         if instance.root_device_name not in instance.block_device_mapping:
             instance.setup_defaults()
         self._await_ssh(instance, address)
+
+    def _should_run(self, instance: Any) -> bool:
+        return instance.state == "running" and instance.id not in self._rebooting
+
+    def _settle(self, instance: Any) -> None:
+        """Wait for images that are being made of an instance; refuse what a terminated one cannot do."""
+        self._amis.settle(instance.id)
+        if instance.state == "terminated":
+            raise EC2ClientError("IncorrectInstanceState", f"The instance {instance.id} is terminated")
 
     def _await_ssh(self, instance: Any, address: str) -> None:
         """Book ``address``, and let the instance be ``running`` as soon as sshd answers there."""

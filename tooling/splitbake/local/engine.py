@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from splitbake.errors import LocalCloudError, ToolError
@@ -16,7 +18,13 @@ def connect() -> Any:
     Raises:
         ToolError: no engine answers.
     """
-    import docker
+    try:
+        import docker
+    except ModuleNotFoundError as problem:
+        raise ToolError(
+            f"The local cloud is not installed: Python has no module {problem.name!r}.",
+            hint="pip install 'splitbake[local]'; in a checkout: pip install '.[local]'",
+        ) from problem
 
     try:
         client = docker.from_env(timeout=600)
@@ -27,6 +35,25 @@ def connect() -> Any:
             hint="Start it (`systemctl start docker`), or run `splitbake doctor` to see what is missing.",
         ) from problem
     return client
+
+
+@contextmanager
+def refusals(doing: str) -> Iterator[None]:
+    """Turn what the engine refuses while ``doing`` into one of our errors.
+
+    Raises:
+        ToolError: the engine refused, with its own words.
+    """
+    import docker
+
+    try:
+        yield
+    except docker.errors.DockerException as problem:
+        raise ToolError(
+            f"Docker failed while {doing}: {getattr(problem, 'explanation', None) or problem}",
+            hint="See `docker info` and the log of the engine; is its disk full, or its address pool used up "
+            "(`docker network ls`)?",
+        ) from problem
 
 
 def labels(cloud_id: str, **more: str) -> dict[str, str]:

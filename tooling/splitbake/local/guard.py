@@ -2,7 +2,8 @@
 
 The cloud runs code for whoever can call it, so it refuses what a web page could send (an Origin header, a foreign
 Host: DNS rebinding), moto's own routes, and every call whose AWS signature does not verify. The signature of a
-streamed or ``UNSIGNED-PAYLOAD`` body covers its headers only, as on AWS over plain HTTP.
+streamed or ``UNSIGNED-PAYLOAD`` body covers its headers only, as on AWS over plain HTTP. What comes through is booked
+on the credential scope that was verified: moto would else guess the service from parts of a call that nobody signed.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hmac
 import io
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -25,8 +27,14 @@ log = logging.getLogger("splitbake.local.guard")
 #: How far the clock of a caller may be off, as AWS has it.
 CLOCK_SKEW = timedelta(minutes=15)
 
-#: Largest body that is read to check its digest; only S3 takes larger ones, and S3 states the digest in a header.
+#: Longest life of a presigned URL, as AWS has it.
+LONGEST_LIFETIME = timedelta(days=7)
+
+#: Largest body that is read before the signature is known to hold; only S3 takes larger ones, and S3 states the
+#: digest in a header, so that the body can be checked after it.
 MAX_SIGNED_BODY = 64 * 2**20
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 #: Routes of moto itself (reset, dashboard, a metadata service that gives out keys to anyone).
 _CLOSED = ("/moto-api", "/favicon.ico", "/latest/meta-data", "/latest/api")
@@ -90,6 +98,8 @@ class Guard:
         query = {name: values[-1] for name, values in parse_qs(environ.get("QUERY_STRING", "")).items()}
         if environ.get("HTTP_AUTHORIZATION", "").startswith("AWS4-HMAC-SHA256 "):
             self._check_header(environ)
+        elif "HTTP_AUTHORIZATION" in environ:
+            raise Refused("Only Signature Version 4 and presigned URLs are known here.")
         elif "X-Amz-Credential" in query:
             self._check_presigned(environ, query)
         elif "AWSAccessKeyId" in query:
@@ -107,8 +117,8 @@ class Guard:
 
     def _check_presigned(self, environ: Environ, query: dict[str, str]) -> None:
         stamp = query.get("X-Amz-Date", "")
-        lifetime = timedelta(seconds=_number(query.get("X-Amz-Expires", "")))
-        if not _moment(stamp) - CLOCK_SKEW <= _now() <= _moment(stamp) + lifetime:
+        seconds = min(_number(query.get("X-Amz-Expires", "")), LONGEST_LIFETIME.total_seconds())
+        if not -CLOCK_SKEW <= _now() - _moment(stamp) <= timedelta(seconds=seconds):
             raise Refused("The presigned URL has expired.")
         fields = {name: query.get(f"X-Amz-{name}", "") for name in ("Credential", "SignedHeaders", "Signature")}
         pairs = environ.get("QUERY_STRING", "").split("&")
@@ -128,22 +138,24 @@ class Guard:
             raise Refused("The credential scope of the signature is malformed.")
         self._check_key(scope[0])
         names = fields.get("SignedHeaders", "").split(";")
-        if "host" not in names:
-            raise Refused("The signature does not cover the Host header.")
+        needed = {"HTTP_HOST", *(key for key in environ if key.startswith("HTTP_X_AMZ_"))}
+        if uncovered := sorted(needed - {_header_key(name) for name in names}):
+            raise Refused(f"The signature does not cover the header {_header_name(uncovered[0])}.")
         signer_type: Any = S3SigV4Auth if scope[3] == "s3" else SigV4Auth
         signer = signer_type(Credentials(self.access_key, self.secret_key), scope[3], scope[2])
         signed = {name: environ.get(_header_key(name), "") for name in names}
         request = AWSRequest(environ["REQUEST_METHOD"], _url(environ, self.host, query), headers=signed)
         request.context["timestamp"] = stamp
         signer.headers_to_sign = lambda request: request.headers
-        if presigned:
-            payload = "UNSIGNED-PAYLOAD" if scope[3] == "s3" else sha256(b"").hexdigest()
-        else:
-            payload = environ.get("HTTP_X_AMZ_CONTENT_SHA256") or _body_digest(environ)
+        stated = "UNSIGNED-PAYLOAD" if presigned and scope[3] == "s3" else environ.get("HTTP_X_AMZ_CONTENT_SHA256")
+        payload = stated or _body_digest(environ, trusted=False)
         signer.payload = lambda _: payload
         canonical = signer.canonical_request(request)
         expected = signer.signature(signer.string_to_sign(request, canonical), request)
         self._compare(expected, fields.get("Signature", ""))
+        if stated and _SHA256.fullmatch(stated) and _body_digest(environ, trusted=True) != stated:
+            raise Refused("The body is not the one whose digest was signed.")
+        environ["HTTP_AUTHORIZATION"] = _authorization("/".join(scope), fields["SignedHeaders"])
 
     def _check_presigned_v2(self, environ: Environ, query: dict[str, str]) -> None:
         """Check the older query signature, which boto3 still makes for S3 in some regions by default."""
@@ -159,9 +171,10 @@ class Guard:
         headers = HTTPHeaders()
         for key in ("CONTENT_TYPE", "HTTP_CONTENT_MD5", *(key for key in environ if key.startswith("HTTP_X_AMZ_"))):
             if environ.get(key):
-                headers[key.removeprefix("HTTP_").replace("_", "-").lower()] = environ[key]
+                headers[_header_name(key)] = environ[key]
         url = urlsplit(_url(environ, self.host, environ.get("QUERY_STRING", "")))
         self._compare(signer.get_signature(environ["REQUEST_METHOD"], url, headers), query.get("Signature", ""))
+        environ["HTTP_AUTHORIZATION"] = _authorization(f"{self.access_key}/-/us-east-1/s3/aws4_request", "host")
 
     def _check_key(self, access_key: str) -> None:
         if not hmac.compare_digest(access_key.encode(), self.access_key.encode()):
@@ -198,11 +211,22 @@ def _header_key(name: str) -> str:
     return key if key in ("CONTENT_TYPE", "CONTENT_LENGTH") else f"HTTP_{key}"
 
 
-def _body_digest(environ: Environ) -> str:
+def _header_name(key: str) -> str:
+    return key.removeprefix("HTTP_").replace("_", "-").lower()
+
+
+def _authorization(scope: str, signed_headers: str) -> str:
+    """Return the header by which moto finds service and region, with nothing in it but what was verified."""
+    return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed_headers}, Signature=verified"
+
+
+def _body_digest(environ: Environ, *, trusted: bool) -> str:
+    """Return the SHA-256 of the body, which can be read once more afterwards (moto holds it in memory anyway)."""
     length = _number(environ.get("CONTENT_LENGTH") or "0")
-    if length > MAX_SIGNED_BODY:
+    if length > MAX_SIGNED_BODY and not trusted:
         raise Refused("The body is too large for a call that signs it without stating its digest.")
-    body = environ["wsgi.input"].read(length)
+    chunked = environ.get("wsgi.input_terminated")  # then it has no length, and an end of its own
+    body = environ["wsgi.input"].read(-1 if chunked and trusted else length)
     environ["wsgi.input"] = io.BytesIO(body)
     return sha256(body).hexdigest()
 
@@ -219,6 +243,6 @@ def _now() -> datetime:
 
 
 def _number(text: str) -> int:
-    if not text.isdecimal():
+    if not re.fullmatch(r"[0-9]{1,18}", text):
         raise Refused("A number is missing in the signed call.")
     return int(text)

@@ -1,8 +1,9 @@
 """Instances as containers: systemd is process 1, sshd answers, nothing is published on the host.
 
 A container needs ``SYS_ADMIN`` (systemd mounts its own cgroups and API file systems) and the default seccomp and
-AppArmor filters off, but never ``--privileged``: no devices of the host, and a cgroup namespace of its own. Seen to
-work on cgroup v1; for v2 ``recipes/instance/boot`` makes the container's own cgroup tree writable.
+AppArmor filters off, but never ``--privileged``: no devices of the host, and a cgroup namespace of its own. That keeps
+accidents in, not malice: root with ``SYS_ADMIN`` can become root of the machine. Seen to work on cgroup v1; for v2
+``recipes/instance/boot`` makes the container's own cgroup tree writable.
 """
 
 from __future__ import annotations
@@ -65,13 +66,16 @@ class Machines:
         return self.address(instance_id)
 
     def remove(self, instance_id: str) -> None:
-        """Remove an instance with its volumes; one that is gone already is fine."""
+        """Remove an instance with its volumes; one that is gone already, or going, is fine."""
         import docker
 
         try:
             self._get(instance_id).remove(force=True, v=True)
         except docker.errors.NotFound:
             return
+        except docker.errors.APIError as problem:
+            if problem.status_code != 409:  # noqa: PLR2004 - conflict: somebody else removes it at this moment
+                raise
 
     def commit(self, instance_id: str, ami_id: str) -> tuple[str, int]:
         """Make an image of an instance's file system; return its id and its bytes on disk."""

@@ -10,6 +10,7 @@ import urllib.request
 from base64 import b64encode
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from splitbake.errors import LocalCloudError, ToolError
@@ -67,20 +68,30 @@ def restore(storage: Path, kept: Path) -> bool:
     """Fill the storage of a registry with what :func:`keep` kept; False where there is nothing yet."""
     if not kept.exists():
         return False
-    shutil.copytree(kept, storage)
+    _copy(kept, storage, storage)
     return True
 
 
 def keep(storage: Path, kept: Path) -> None:
     """Keep the storage of a registry for the next one: compressing a base image for the push takes seconds."""
-    partial = kept.with_name(f"{kept.name}.{secrets.token_hex(4)}.part")
-    shutil.copytree(storage, partial)
+    with TemporaryDirectory(dir=kept.parent, prefix=f"{kept.name}-") as scratch:
+        partial = Path(scratch) / "storage"
+        _copy(storage, partial, kept)
+        try:
+            partial.rename(kept)
+        except OSError:
+            if not kept.exists():  # another `up` was faster, or else this is a real error
+                raise
+
+
+def _copy(source: Path, target: Path, named: Path) -> None:
     try:
-        partial.rename(kept)
-    except OSError:
-        shutil.rmtree(partial)
-        if not kept.exists():  # another `up` was faster, or else this is a real error
-            raise
+        shutil.copytree(source, target)
+    except shutil.Error as problem:  # it holds one triple a file: source, target, reason
+        raise LocalCloudError(
+            f"The registry's content cannot be copied to {named}: {problem.args[0][0][2]}",
+            hint="See that the disk has room and that the folder belongs to you.",
+        ) from problem
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,13 @@ import fcntl
 import json
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from splitbake.errors import LocalCloudError
 
@@ -137,34 +138,83 @@ def save(cloud: Cloud) -> None:
 def load(directory: Path) -> Cloud | None:
     """Read the cloud of ``directory``, or None where there is none."""
     try:
-        values = json.loads(_path(directory).read_text(encoding="utf-8"))
+        text = _path(directory).read_text(encoding="utf-8")
     except FileNotFoundError:
         return None
     try:
+        values = json.loads(text)
         processes = tuple(Process(**one) for one in values.pop("processes"))
         return Cloud(**values | {"directory": directory, "processes": processes})
-    except (KeyError, TypeError) as problem:
+    except (AttributeError, KeyError, TypeError, ValueError) as problem:
         raise LocalCloudError(
-            f"{_path(directory)} was written by another version of splitbake ({problem}).",
-            hint="Run `splitbake local down` of that version, or remove the folder and its containers by hand.",
+            f"{_path(directory)} is not what this version of splitbake wrote ({problem}).",
+            hint="Run `splitbake local down` of the version that wrote it, or remove by hand the folder and what "
+            "`docker ps --all --filter label=splitbake.cloud` shows.",
         ) from problem
 
 
 def write_private(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in one step, with mode 0600."""
     partial = path.with_name(path.name + ".part")
-    with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        file.write(text)
-    partial.replace(path)
+    try:
+        with os.fdopen(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        partial.replace(path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock file ``path``: a second ``up`` waits for the first one and then finds its work done."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Hold the lock file ``path``: a second ``up`` waits for the first one and then finds its work done.
+
+    The holder may remove the file, and ``down`` does; whoever waited for it then locks the new one.
+    """
+    with _lock(path):
         yield
+
+
+def _lock(path: Path) -> IO[str]:
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            file = path.open("w")
+        except FileNotFoundError:  # a `down` removed the folder between the two
+            continue
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if _is_at(file.fileno(), path):
+            return file
+        file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether the open file is still the one at ``path``."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP wait for the end of the block: what it makes has to be known before it is removed.
+
+    Python handles signals in the main thread; elsewhere there is nothing to wait for.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in endings}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if arrived:
+        signal.raise_signal(arrived[0])
 
 
 def _path(directory: Path) -> Path:
