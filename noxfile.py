@@ -21,7 +21,8 @@ PYTHON_FILES = (".", "run")
 def demo(session: nox.Session) -> None:
     """The whole loop on this machine: bake, build, verify, release, run a job (--yes: ask nothing)."""
     install(session, "local", "example")
-    session.run("python", "-m", "splitbake.demo", *session.posargs)
+    # On Ctrl-C nox would kill it after half a second; it needs longer to take its cloud down.
+    session.run("python", "-m", "splitbake.demo", *session.posargs, interrupt_timeout=90, terminate_timeout=30)
 
 
 @nox.session
@@ -33,7 +34,7 @@ def tests(session: nox.Session) -> None:
         # Exit code 2: something is still missing, which then is the reason of a skipped test.
         agreed = [] if session.interactive else ["--yes"]
         session.run("splitbake", "doctor", "--fix", *agreed, success_codes=[0, 2])
-    session.run("pytest", *(session.posargs or TESTS))
+    session.run("pytest", *(session.posargs or TESTS), interrupt_timeout=90, terminate_timeout=30)
 
 
 @nox.session

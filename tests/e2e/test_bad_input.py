@@ -24,7 +24,7 @@ def refused(outcome, *words: str, code: int = 1) -> None:
 
 
 def test_endpoint_that_does_not_answer(world):
-    outcome = world.splitbake("build", AWS_ENDPOINT_URL="http://127.0.0.1:9", AWS_MAX_ATTEMPTS="1")
+    outcome = world.splitbake("build", AWS_ENDPOINT_URL="http://127.0.0.1:9")
     refused(outcome, "127.0.0.1:9", "splitbake local status")
 
 
@@ -34,7 +34,7 @@ def test_no_endpoint_at_all(world):
 
 def test_wrong_account(world, edited):
     edited("splitbake.yaml", '"123456789012"', '"210987654321"')
-    for command in (["build"], ["verify"], ["release", "--yes"]):
+    for command in (["lock"], ["build"], ["verify"], ["release", "--yes"], ["smoke"]):
         refused(world.splitbake(*command), "210987654321", "123456789012", "AWS_PROFILE")
 
 
@@ -83,4 +83,5 @@ def test_json_errors_are_json(world, edited):
 
 def test_usage(world):
     assert world.splitbake("build", "everything").code == 64
+    assert world.splitbake("build", "everything", "--json").json["error"]["code"] == "usage"
     refused(world.splitbake("build", "--env", "nowhere"), "nowhere", "local", code=64)

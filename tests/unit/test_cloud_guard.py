@@ -80,3 +80,26 @@ def test_an_answer_of_aws_keeps_its_code():
 def test_a_client_is_made_once():
     one = cloud()
     assert one.client("sts") is one.client("sts")
+
+
+def test_no_other_setting_leads_a_client_past_the_guarded_endpoint(monkeypatch, tmp_path):
+    configuration = tmp_path / "config"
+    configuration.write_text("[default]\nendpoint_url = http://elsewhere:1\n")
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(configuration))
+    monkeypatch.setenv("AWS_ENDPOINT_URL_EC2", "http://elsewhere:2")
+    assert cloud().client("ec2").meta.endpoint_url == "https://ec2.eu-west-1.amazonaws.com"
+    assert cloud().client("sts").meta.endpoint_url == "https://sts.eu-west-1.amazonaws.com"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", "true")
+    assert cloud(endpoint="custom").client("ec2").meta.endpoint_url == "http://127.0.0.1:9"
+
+
+def test_what_makes_no_client_is_told(monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "nonsense")
+    with pytest.raises(CloudError, match="AWS_ENDPOINT_URL is 'nonsense'"):
+        cloud(endpoint="custom").guard()
+    monkeypatch.setenv("AWS_PROFILE", "not-there")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    with pytest.raises(CloudError, match="not-there") as caught:
+        cloud(endpoint="custom").guard()
+    assert "AWS_PROFILE" in caught.value.hint

@@ -9,7 +9,7 @@ from botocore.stub import Stubber
 from splitbake import artifact as artifacts
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.cloud import Cloud
-from splitbake.errors import CloudError, GuardError, ReleaseError, StateError
+from splitbake.errors import CloudError, GuardError, ManifestError, ReleaseError, StateError, UsageError
 from splitbake.manifest import Environment
 from splitbake.project import Project
 from splitbake.release import record as records
@@ -115,6 +115,9 @@ environments:
 """
 
 
+ATTRIBUTE = "resource: x.y, attribute: z, set: ami.id"
+
+
 def project_of(tmp_path, account: str) -> tuple[Project, Cloud]:
     (tmp_path / "splitbake.yaml").write_text(MANIFEST)
     project = Project(tmp_path / "splitbake.yaml")
@@ -138,6 +141,34 @@ def test_an_environment_without_targets_is_told(tmp_path):
     project, cloud = project_of(tmp_path, ACCOUNT)
     with pytest.raises(ReleaseError, match="environment 'prod' has no targets"):
         plan(project, cloud, Pair(artifact(), artifact("image", "sha256:1")))
+
+
+def test_an_environment_is_chosen_by_its_name_alone(tmp_path):
+    project, cloud = project_of(tmp_path, ACCOUNT)
+    assert project.cloud() == cloud
+    for name in ("", "staging"):
+        with pytest.raises(UsageError, match="has no environment"):
+            project.cloud(name)
+
+
+@pytest.mark.parametrize(
+    ("items", "twice"),
+    [
+        ("[{launch_template: a}, {launch_template: b}]", ""),
+        ("[{launch_template: a}, {launch_template: a}]", "launch_template a"),
+        ("[{batch_compute_environment: a}, {batch_compute_environment: a, pin: true}]", "batch_compute_environment a"),
+        (f"[{{terraform: a.tf, {ATTRIBUTE}}}, {{terraform: b.tf, {ATTRIBUTE}}}]", ""),
+        (f"[{{terraform: a.tf, {ATTRIBUTE}}}, {{terraform: a.tf, {ATTRIBUTE}}}]", "terraform x.y.z"),
+    ],
+)
+def test_a_target_has_one_owner(tmp_path, items, twice):
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(MANIFEST.replace("region: us-east-1}", f"region: us-east-1, release: {items}}}"))
+    if not twice:
+        assert len(Project(path).manifest.environments["prod"].release) == 2
+        return
+    with pytest.raises(ManifestError, match=f"yaml:9:.*listed again: {twice}"):
+        _ = Project(path).manifest
 
 
 def test_a_record_is_never_written_over(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from botocore.exceptions import ClientError
 
 from splitbake import smoke as smokes
 from splitbake.cloud import Cloud
@@ -84,6 +85,27 @@ def test_a_job_that_is_no_longer_followed_is_terminated(problem):
     with pytest.raises(type(problem)), smokes._terminating(live(batch, Logs()), "j1"):
         follow(batch, Logs())
     assert batch.terminated == ["j1"]
+
+
+def test_a_job_that_cannot_be_ended_is_told(monkeypatch):
+    batch = Batch(job("RUNNING"))
+
+    def refuse(jobId, reason):  # noqa: N803
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "TerminateJob")
+
+    monkeypatch.setattr(batch, "terminate_job", refuse)
+    told = pytest.raises(ReleaseError, match="interrupted; and job j1 may run on")
+    with told as caught, smokes._terminating(live(batch, Logs()), "j1"):
+        raise KeyboardInterrupt
+    assert "j1" in caught.value.hint
+
+
+def test_a_job_that_cannot_be_read_yet_is_waited_for(monkeypatch):
+    batch = Batch(job("SUCCEEDED", "a"))
+    answers = [{"jobs": []}]
+    described = batch.describe_jobs
+    monkeypatch.setattr(batch, "describe_jobs", lambda jobs: answers.pop() if answers else described(jobs))
+    assert follow(batch, Logs(a=["{}"]))[2][:2] == ["SUBMITTED", "SUCCEEDED"]
 
 
 def test_a_job_that_no_host_takes_says_where_to_look():

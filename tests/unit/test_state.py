@@ -75,6 +75,21 @@ def test_a_folder_that_is_none_is_told(tmp_path):
         store.put("records/a.json", b"1")
 
 
+def test_a_file_system_that_refuses_is_told_and_nothing_stays_beside(tmp_path, monkeypatch):
+    store = FolderStore(tmp_path)
+    (tmp_path / "records/a.json").mkdir(parents=True)
+    with pytest.raises(StateError, match="cannot write"):
+        store.put("records/a.json", b"1")
+
+    def refuse(*_):
+        raise PermissionError(1, "no hard links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    with pytest.raises(StateError, match="no hard links here"):
+        store.create("records/b.json", b"1")
+    assert [path.name for path in tmp_path.rglob("*")] == ["records", "a.json"]
+
+
 def test_a_missing_bucket_is_told_and_not_taken_for_a_missing_key(monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     with mock_aws():

@@ -58,8 +58,32 @@ def test_one_value_changes_and_can_be_put_back(file):
     assert file.read_text() == TEXT % OLD, "planning writes nothing"
     step.apply(None, {})
     assert file.read_text() == TEXT % NEW
-    step.restore()
+    assert step.restore()
     assert file.read_text() == TEXT % OLD
+    assert not step.restore(), "there is nothing to put back any more"
+
+
+def test_what_somebody_wrote_since_is_not_put_back(file):
+    (step,) = target().plan(context(file.parent)).steps
+    step.apply(None, {})
+    file.write_text("# edited\n")
+    with pytest.raises(PatchError, match="has changed since"):
+        step.restore()
+    assert file.read_text() == "# edited\n"
+
+
+def test_files_are_named_as_seen_from_the_project(file):
+    (step,) = target().plan(context(file.parent)).steps
+    assert step.title.startswith("patch main.tf ")
+    assert step.before == {"main.tf:3": OLD}
+    assert step.diff().startswith("--- a/main.tf\n+++ b/main.tf\n")
+
+
+def test_the_diff_of_the_record_holds_no_line_besides_the_changed_ones(file):
+    (step,) = target().plan(context(file.parent)).steps
+    assert "aws_launch_template" in step.diff()
+    lines = step.diff(context=0).splitlines()[3:]
+    assert [line[0] for line in lines] == ["-", "+"]
 
 
 def test_two_values_of_one_file_are_one_step(file):

@@ -6,7 +6,7 @@ Whether the endpoint behind it is AWS or the local cloud, nothing here or above 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -50,20 +50,38 @@ class Cloud:
 
         return boto3.session.Session(region_name=self.environment.region)
 
-    def client(self, service: str) -> Any:
-        """Return the (cached) boto3 client of ``service``, for example ``ec2``."""
-        if service not in self._clients:
+    def client(self, service: str, *, region: str | None = None) -> Any:
+        """Return the (cached) boto3 client of ``service``, for example ``ec2``; ``region``: another one than ours.
+
+        It asks the endpoint that ``guard`` compares and shows: what configuration says of single services is left
+        aside.
+
+        Raises:
+            CloudError: the configuration (profile, endpoint) makes no client.
+        """
+        key = f"{service} {region}" if region else service
+        if key not in self._clients:
             from botocore.config import Config
 
+            settings: dict[str, Any] = {
+                "connect_timeout": _CONNECT_TIMEOUT,
+                "read_timeout": _READ_TIMEOUT,
+                "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
+                "ignore_configured_endpoint_urls": True,  # the stubs do not know it
+                # Presigned URLs of version 4 also open objects that are encrypted with KMS.
+                "signature_version": "s3v4" if service == "s3" else None,
+            }
             with aws_errors(f"open the {service} client"):
-                config = Config(
-                    connect_timeout=_CONNECT_TIMEOUT,
-                    read_timeout=_READ_TIMEOUT,
-                    retries={"mode": "standard", "max_attempts": _ATTEMPTS},
-                )
-                open_client: Callable[..., Any] = self.session.client  # the stubs list every service by name
-                self._clients[service] = open_client(service, config=config)
-        return self._clients[service]
+                open_client: Any = self.session.client  # the stubs list every service by name
+                try:
+                    self._clients[key] = open_client(
+                        service, region_name=region, endpoint_url=self.endpoint, config=Config(**settings)
+                    )
+                except ValueError as problem:
+                    raise CloudError(
+                        f"AWS_ENDPOINT_URL is {self.endpoint!r}: {problem}", hint="correct it, or unset it"
+                    ) from problem
+        return self._clients[key]
 
     @property
     def endpoint(self) -> str | None:
@@ -117,15 +135,26 @@ def aws_errors(doing: str) -> Iterator[None]:
         raise CloudError(f"could not {doing}: {problem}", hint=_hint(type(problem).__name__)) from problem
 
 
+_LOG_IN = "the credentials have expired, or are not valid; log in again"
+_REACH = "is the endpoint reachable from here? check AWS_ENDPOINT_URL, proxy and network"
+_PERMIT = "the role lacks this permission"
+#: boto3's exception or AWS's error code -> what to do.
 _HINTS = {
     "NoCredentialsError": "set credentials: AWS_PROFILE, or the variables of splitbake local env",
+    "PartialCredentialsError": "set both AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    "ProfileNotFound": "correct AWS_PROFILE, or make the profile with aws configure",
     "EndpointConnectionError": "is the endpoint up? for the local cloud: splitbake local status",
-    "ConnectTimeoutError": "is the endpoint reachable from here? check AWS_ENDPOINT_URL, proxy and network",
-    "ExpiredToken": "the credentials have expired; log in again",
-    "ExpiredTokenException": "the credentials have expired; log in again",
-    "UnauthorizedOperation": "the role lacks this permission",
-    "AccessDenied": "the role lacks this permission, or the endpoint refused the key",
-    "AccessDeniedException": "the role lacks this permission",
+    "ConnectTimeoutError": _REACH,
+    "ReadTimeoutError": _REACH,
+    "ConnectionClosedError": _REACH,
+    "ProxyConnectionError": _REACH,
+    "SSLError": "is the proxy's certificate known here? set AWS_CA_BUNDLE",
+    **dict.fromkeys(("ExpiredToken", "ExpiredTokenException", "RequestExpired", "InvalidClientTokenId"), _LOG_IN),
+    **dict.fromkeys(("SignatureDoesNotMatch", "UnrecognizedClientException", "AuthFailure"), _LOG_IN),
+    **dict.fromkeys(("UnauthorizedSSOTokenError", "SSOTokenLoadError", "TokenRetrievalError"), _LOG_IN),
+    **dict.fromkeys(("UnauthorizedOperation", "AccessDeniedException"), _PERMIT),
+    "AccessDenied": f"{_PERMIT}, or the endpoint refused the key",
+    "NoSuchBucket": "create the bucket, or correct its name in the manifest",
 }
 
 

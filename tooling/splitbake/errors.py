@@ -108,3 +108,16 @@ class LocalCloudError(SplitbakeError):
     """The local cloud cannot be started, reached or stopped."""
 
     code = "local-cloud"
+
+
+class InternalError(SplitbakeError):
+    """A bug of splitbake: an exception that nobody expected."""
+
+    code = "internal"
+
+
+class InterruptError(SplitbakeError):
+    """The user or the machine ended the command (Ctrl-C, SIGTERM, SIGHUP); what had begun was cleaned up."""
+
+    code = "interrupted"
+    exit_code = 130

@@ -48,7 +48,7 @@ class Project:
             UsageError: the manifest has no such environment.
         """
         environments = self.manifest.environments
-        chosen = name or next(iter(environments))
+        chosen = next(iter(environments)) if name is None else name
         if chosen not in environments:
             raise UsageError(
                 f"{self.manifest_path} has no environment {chosen!r}",

@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from splitbake.cloud import Cloud, aws_errors, error_code
-from splitbake.errors import CloudError, ReleaseError
+from splitbake.errors import CloudError, ReleaseError, SplitbakeError
 from splitbake.manifest import Smoke
 from splitbake.project import Project
 from splitbake.release.live import Live
@@ -74,17 +74,18 @@ def smoke(project: Project, cloud: Cloud, say: Say) -> JobResult:
     live = Live(cloud, pause=1.0)
     _require_queue(live, spec.queue)
     revision = read_definition(live, spec.job_definition)
+    image = _image(revision)
     definition = f"{revision['jobDefinitionName']}:{revision['revision']}"
     started = time.monotonic()
     job_id = _submit(live, spec, definition, f"{project.manifest.project}-smoke")
-    say(f"job {job_id} of {definition} on queue {spec.queue}")
     with _terminating(live, job_id):
+        say(f"job {job_id} of {definition} on queue {spec.queue}")
         job, log = _follow(live, job_id, started + spec.within, say)
     container = job.get("container", {})
     result = JobResult(
         id=job_id,
         definition=definition,
-        image=revision["containerProperties"]["image"],
+        image=image,
         status=job["status"],
         exit_code=container.get("exitCode"),
         seconds=round(time.monotonic() - started, 1),
@@ -105,6 +106,21 @@ def _require_queue(live: Live, name: str) -> None:
         )
     if found[0]["state"] != "ENABLED":
         raise ReleaseError(f"job queue {name!r} is {found[0]['state']}", hint="enable it, or name another one")
+
+
+def _image(revision: Mapping[str, Any]) -> str:
+    """Return the image that a revision runs.
+
+    Raises:
+        ReleaseError: it is not of one container.
+    """
+    container = revision.get("containerProperties")
+    if container is None:
+        raise ReleaseError(
+            f"job definition {revision['jobDefinitionName']!r} (revision {revision['revision']}) has no container",
+            hint="name a job definition of type container in smoke.job_definition",
+        )
+    return str(container["image"])
 
 
 def _submit(live: Live, spec: Smoke, definition: str, name: str) -> str:
@@ -129,11 +145,8 @@ def _presign(cloud: Cloud, uri: str, within: int) -> str:
     Raises:
         ReleaseError: there is no such object.
     """
-    from botocore.config import Config
-
     bucket, _, key = uri.removeprefix("s3://").partition("/")
-    # Version 4 signatures also open objects that are encrypted with KMS.
-    client = cloud.session.client("s3", config=Config(signature_version="s3v4"))
+    client = cloud.client("s3")
     try:
         with aws_errors(f"find {uri}"):
             client.head_object(Bucket=bucket, Key=key)
@@ -146,13 +159,22 @@ def _presign(cloud: Cloud, uri: str, within: int) -> str:
 
 @contextmanager
 def _terminating(live: Live, job_id: str) -> Iterator[None]:
-    """End the job where following it ends early: on a timeout, an error, an interrupt."""
+    """End the job where following it ends early: on a timeout, an error, an interrupt.
+
+    Raises:
+        ReleaseError: it could not be ended, so it may run on.
+    """
     try:
         yield
-    except BaseException:
-        live.call(
-            "batch", "TerminateJob", f"terminate job {job_id}", jobId=job_id, reason="the smoke test gave up on it"
-        )
+    except BaseException as problem:
+        reason = "the smoke test gave up on it"
+        try:
+            live.call("batch", "TerminateJob", f"terminate job {job_id}", jobId=job_id, reason=reason)
+        except CloudError as lost:
+            why = problem.message if isinstance(problem, SplitbakeError) else "interrupted"
+            raise ReleaseError(
+                f"{why}; and job {job_id} may run on: {lost.message}", hint=f"terminate job {job_id} by hand"
+            ) from problem
         raise
 
 
@@ -180,9 +202,11 @@ def _follow(live: Live, job_id: str, end: float, say: Say) -> tuple[dict[str, An
 
 
 def _describe(live: Live, job_id: str) -> dict[str, Any]:
-    (job,) = live.call("batch", "DescribeJobs", f"follow job {job_id}", jobs=[job_id])["jobs"]
-    found: dict[str, Any] = job
-    return found
+    found = live.call("batch", "DescribeJobs", f"follow job {job_id}", jobs=[job_id])["jobs"]
+    job: dict[str, Any] = (
+        found[0] if found else {"jobId": job_id, "status": "SUBMITTED"}
+    )  # not to be read everywhere yet
+    return job
 
 
 class _Log:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -51,41 +53,49 @@ class FolderStore:
 
     def create(self, key: str, value: bytes) -> bool:
         """See Store; ``link`` fails where the name exists, on every file system that has it."""
-        temporary = self._write_beside(key, value)
-        try:
-            os.link(temporary, self._root / key)
-        except FileExistsError:
-            return False
-        finally:
-            temporary.unlink()
+        target = self._root / key
+        with _writing(target), _beside(target, value) as temporary:
+            try:
+                os.link(temporary, target)
+            except FileExistsError:
+                return False
         return True
 
     def put(self, key: str, value: bytes) -> None:
         """See Store."""
-        self._write_beside(key, value).replace(self._root / key)
+        target = self._root / key
+        with _writing(target), _beside(target, value) as temporary:
+            temporary.replace(target)
 
     def keys(self, prefix: str) -> list[str]:
         """See Store."""
         found = (path.relative_to(self._root).as_posix() for path in self._root.rglob("*.json"))
         return sorted(key for key in found if key.startswith(prefix))
 
-    def _write_beside(self, key: str, value: bytes) -> Path:
-        target = self._root / key
-        temporary: Path | None = None
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
-            temporary = Path(name)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(value)
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as problem:
-            if temporary:
-                temporary.unlink()
-            hint = "is the disk full, or the folder read-only?"
-            raise StateError(f"cannot write {target}: {problem}", hint=hint) from problem
-        return temporary
+
+@contextmanager
+def _writing(target: Path) -> Iterator[None]:
+    """Say of an operating system's error which file could not be written."""
+    try:
+        yield
+    except OSError as problem:
+        hint = "is the disk full, or the folder read-only?"
+        raise StateError(f"cannot write {target}: {problem}", hint=hint) from problem
+
+
+@contextmanager
+def _beside(target: Path, value: bytes) -> Iterator[Path]:
+    """Lay ``value`` through to the disk beside ``target``; what is still there in the end is removed."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=".new-", dir=target.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(value)
+            file.flush()
+            os.fsync(file.fileno())
+        yield Path(name)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 class S3Store:

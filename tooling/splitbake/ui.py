@@ -59,7 +59,7 @@ def _live(console: Console, title: str) -> Iterator[Say]:
         return
     from rich.markup import escape
 
-    room = console.width - len(title) - 8
+    room = max(console.width - len(title) - 8, 0)
     with console.status(escape(title)) as status:
         yield lambda line: status.update(f"{escape(title)}  [dim]{escape(line[:room])}[/]")
 
@@ -91,14 +91,15 @@ def confirm(question: str, *, yes: bool) -> None:
 
     Raises:
         UsageError: there is no terminal to ask on and ``yes`` was not given.
-        click.Abort: the answer was no.
+        SplitbakeError: the answer was no.
     """
     import sys
 
-    from splitbake.errors import UsageError
+    from splitbake.errors import SplitbakeError, UsageError
 
     if yes:
         return
     if not sys.stdin.isatty():
         raise UsageError(f"{question} Nobody can be asked here.", hint="give --yes to answer in advance")
-    click.confirm(question, abort=True, err=True)
+    if not click.confirm(question, err=True):
+        raise SplitbakeError("nothing was changed: the answer was no")

@@ -6,14 +6,16 @@ import importlib
 import json
 import signal
 import sys
+import traceback
 from collections.abc import Sequence
+from types import FrameType
 
 import click
 
-from splitbake.errors import SplitbakeError, UsageError
+from splitbake.errors import InternalError, InterruptError, SplitbakeError, UsageError
 
-#: What a shell expects of a process that Ctrl-C ended: 128 + SIGINT.
-INTERRUPTED = 130
+#: How a machine ends a process that it does not want any more; some machines say so several times.
+_CANCELLED = (signal.SIGTERM, signal.SIGHUP)
 
 #: Command name -> "module:attribute". Only the called one is imported, so that ``--help`` stays fast;
 #: the second entry is the line that ``splitbake --help`` shows.
@@ -66,26 +68,49 @@ def cli() -> None:
 
 def main() -> int:
     """Run ``splitbake`` and return its exit code; entry point of the script."""
-    for ending in (signal.SIGTERM, signal.SIGHUP):  # a cancelled CI job cleans up just as Ctrl-C does
-        signal.signal(ending, signal.default_int_handler)
     return run(cli, prog_name="splitbake")
 
 
 def run(command: click.Command, *, prog_name: str, argv: Sequence[str] | None = None) -> int:
     """Run a click command the way all of ours end: our errors as one paragraph, our exit codes."""
+    for ending in (signal.SIGINT, *_CANCELLED):
+        if signal.getsignal(ending) is not signal.SIG_IGN:  # as nohup has it
+            signal.signal(ending, _interrupt)
     arguments = list(sys.argv[1:] if argv is None else argv)
+    as_json = "--json" in arguments
     try:
         outcome = command.main(args=arguments, prog_name=prog_name, standalone_mode=False)
-    except (click.exceptions.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        return INTERRUPTED
-    except click.ClickException as problem:
-        problem.show()
-        return UsageError.exit_code
-    except SplitbakeError as problem:
-        show_error(problem, as_json="--json" in arguments)
-        return problem.exit_code
+    except (Exception, KeyboardInterrupt) as problem:  # noqa: BLE001 - scripts get their object, whatever happens
+        if isinstance(problem, click.ClickException) and not as_json:
+            problem.show()  # with the usage of the very command
+            return UsageError.exit_code
+        ours = _in_our_words(problem)
+        show_error(ours, as_json=as_json)
+        return ours.exit_code
     return outcome if isinstance(outcome, int) else 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    """Begin to clean up: a cancelled CI job does so just as Ctrl-C. Only another Ctrl-C breaks that off."""
+    for ending in _CANCELLED:
+        signal.signal(ending, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _in_our_words(problem: BaseException) -> SplitbakeError:
+    match problem:
+        case SplitbakeError():
+            return problem
+        case KeyboardInterrupt() | click.Abort():
+            return InterruptError("interrupted")
+        case click.ClickException():
+            return UsageError(problem.format_message(), hint="--help shows what this command takes")
+        case OSError():
+            return SplitbakeError(str(problem), hint="is the disk full, or something there read-only?")
+        case _:
+            traceback.print_exception(problem)
+            hint = "this is a bug of splitbake; please report it with the lines that stand on stderr"
+            return InternalError(f"{type(problem).__name__}: {problem}", hint=hint)
 
 
 def show_error(problem: SplitbakeError, *, as_json: bool) -> None:

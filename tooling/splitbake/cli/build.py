@@ -31,10 +31,7 @@ def command(half: Half | None, force: bool, project: Project, env: str | None, a
     """
     from splitbake import build
 
-    cloud = project.cloud(env)
-    identity = cloud.guard()
-    if not as_json:
-        click.echo(f"{cloud.name}: {identity}", err=True)
+    cloud = options.guarded(project, env)
     results = {}
     halves: tuple[Half, ...] = (half,) if half else get_args(Half)
     for each in halves:

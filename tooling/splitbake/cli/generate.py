@@ -37,9 +37,7 @@ def command(check: bool, packer_compat: str, project: Project, as_json: bool) ->
     else:
         compat = "1.6" if packer_compat == "1.6" else "latest"
     differences = generate.differences(project, compat)
-    if not check:
-        generate.write(project, compat)
-    paths = [difference.path for difference in differences]
+    paths = [difference.path for difference in differences] if check else generate.write(project, compat)
     if as_json:
         ui.emit_json({"packer_compat": compat, "check": check, "changed": paths})
     elif not paths:
@@ -48,5 +46,5 @@ def command(check: bool, packer_compat: str, project: Project, as_json: bool) ->
         click.echo("".join(difference.diff for difference in differences), nl=False)
         click.echo(f"{len(paths)} generated files differ; run splitbake generate.", err=True)
     else:
-        click.echo("\n".join(f"wrote {path}" for path in paths))
+        click.echo("\n".join(f"changed {path}" for path in paths))
     return 2 if check and paths else 0

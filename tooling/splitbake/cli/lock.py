@@ -36,8 +36,9 @@ def command(check: bool, offline: bool, project: Project, env: str | None, as_js
         from splitbake.resolve import resolve
 
         previous = locks.read(project.lock_path) if check else locks.read_if_usable(project.lock_path)
+        cloud = options.guarded(project, env)  # what another account's parameters say must not get into the lock
         with ui.stage("Resolving bases and models", quiet=as_json) as say:
-            lock = resolve(project, project.cloud(env), previous, say)
+            lock = resolve(project, cloud, previous, say)
         moved = locks.differences(previous, lock)
         if not check:
             locks.write(project.lock_path, lock)

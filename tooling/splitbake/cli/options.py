@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from splitbake.cloud import Cloud
 from splitbake.manifest import FILE_NAME
 from splitbake.project import Project
 
@@ -32,3 +33,10 @@ environment = click.option(
 
 #: ``--json``: passes ``as_json: bool``.
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")
+
+
+def guarded(project: Project, env: str | None) -> Cloud:
+    """Return the environment after comparing it with the credentials in use, and say which one that is (stderr)."""
+    cloud = project.cloud(env)
+    click.echo(f"{cloud.name}: {cloud.guard()}", err=True)
+    return cloud

@@ -30,17 +30,14 @@ def command(dry_run: bool, yes: bool, project: Project, env: str | None, as_json
     from splitbake.release.run import run
     from splitbake.release.targets import Pair
 
-    cloud = project.cloud(env)
-    identity = cloud.guard()
-    if not as_json:
-        click.echo(f"{cloud.name}: {identity}", err=True)
+    cloud = options.guarded(project, env)
     pair = Pair(ami=build.current(project, cloud, "ami"), image=build.current(project, cloud, "image"))
     planned = plan(project, cloud, pair)
     if not as_json:
         click.echo("\n".join(describe.lines(planned)))
     record = None
     if planned.steps and not dry_run:
-        ui.confirm(f"Release this to {cloud.name} ({identity})?", yes=yes)
+        ui.confirm(f"Release this to {cloud.name} ({planned.identity})?", yes=yes)
         with ui.stage(f"Releasing to {cloud.name}", quiet=as_json) as say:
             record = run(planned, project, cloud, say)
     if as_json:

@@ -25,10 +25,7 @@ def command(project: Project, env: str | None, as_json: bool) -> None:
     """
     from splitbake.smoke import smoke
 
-    cloud = project.cloud(env)
-    identity = cloud.guard()
-    if not as_json:
-        click.echo(f"{cloud.name}: {identity}", err=True)
+    cloud = options.guarded(project, env)
     with ui.stage("Running one job on what is released", quiet=as_json) as say:
         result = smoke(project, cloud, say)
     if as_json:

@@ -34,10 +34,7 @@ def command(half: Half | None, junit: Path | None, project: Project, env: str | 
     """
     from splitbake import verify
 
-    cloud = project.cloud(env)
-    identity = cloud.guard()
-    if not as_json:
-        click.echo(f"{cloud.name}: {identity}", err=True)
+    cloud = options.guarded(project, env)
     reports: list[Report] = []
     halves: tuple[Half, ...] = (half,) if half else get_args(Half)
     for each in halves:

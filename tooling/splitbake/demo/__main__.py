@@ -49,7 +49,7 @@ def _play(repository: Path, work: Path, *, keep: bool) -> None:
     with _cloud(work / "cloud", keep=keep) as cloud:
         project = scene.copy_project(repository, work / "project")
         os.environ.update(cloud.environment())
-        with ui.stage("Models and video out of their packages, into S3; a queue with hosts on the plain base") as say:
+        with ui.stage("What a team has already: models in S3, a queue with hosts on a plain base") as say:
             scene.prepare_assets(repository, work / "assets")
             scene.fill(project, project.cloud(), work / "assets", say)
         loop = Loop(project.root, cloud.environment())
@@ -96,7 +96,7 @@ def _verify_and_release(loop: Loop, lock: dict[str, Any], built: dict[str, Any])
         tell(f"  {line}")
     for step in planned["steps"]:
         tell(f"  would: {step['title']}")
-    release = loop.run("release", "release", yes=True)
+    release = loop.run("release", "release", "--yes")
     job = loop.run("smoke", "smoke")
     verified = {half: report for answer in reports.values() for half, report in answer.items()}
     return Round(lock=lock, built=built, verified=verified, release=release, job=job, seconds=loop.seconds)
@@ -106,7 +106,7 @@ def _verify_and_release(loop: Loop, lock: dict[str, Any], built: dict[str, Any])
 def _cloud(directory: Path, *, keep: bool) -> Iterator[local.Cloud]:
     """Start the local cloud afresh (whatever a killed demo left is removed first), and take it down at the end."""
     local.down(directory)
-    with ui.stage("Starting the local cloud: moto's AWS API, a registry, containers as instances") as say:
+    with ui.stage("Starting the local cloud: the AWS API, a registry, containers as instances") as say:
         cloud = local.up(directory, progress=say)
     try:
         yield cloud

@@ -6,15 +6,18 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from splitbake import ui
 from splitbake.errors import SplitbakeError
+
+#: Where the demo is killed, its commands get SIGTERM and clean up after themselves (util-linux, in every Linux).
+_WITH_US = ("setpriv", "--pdeathsig", "TERM")
 
 
 @dataclass
@@ -31,69 +34,59 @@ class Loop:
     environment: Mapping[str, str]
     seconds: dict[str, float] = field(default_factory=dict)
 
-    def run(self, stage: str, *arguments: str, yes: bool = False) -> dict[str, Any]:
+    def again(self) -> Loop:
+        """Return a loop of the same project that has not run anything yet."""
+        return Loop(self.folder, self.environment)
+
+    def run(self, stage: str, *arguments: str) -> dict[str, Any]:
         """Run ``splitbake ARGUMENTS --json`` and return its answer.
 
         Raises:
             SplitbakeError: the command failed; its own message is passed on.
         """
-        shown = ["splitbake", *arguments, *(["--yes"] if yes else [])]
-        started = time.monotonic()
-        with ui.stage(f"$ {' '.join(shown)}") as say:
-            answer = self._answer([*shown[1:], "--json"], say)
-        self.seconds[stage] = round(time.monotonic() - started, 1)
-        return answer
-
-    def again(self) -> Loop:
-        """Return a loop of the same project that has not run anything yet."""
-        return Loop(self.folder, self.environment)
+        return self.run_together({stage: arguments})[stage]
 
     def run_together(self, commands: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Any]]:
-        """Run several commands at the same time: the two halves never need each other."""
-        answers: dict[str, dict[str, Any]] = {}
-        problems: list[SplitbakeError] = []
+        """Run several commands at the same time (the two halves never need each other); see ``run``.
 
-        def one(stage: str, arguments: Sequence[str]) -> None:
-            started = time.monotonic()
-            try:
-                answers[stage] = self._answer([*arguments, "--json"], ui.silent)
-            except SplitbakeError as problem:
-                problems.append(problem)
-            self.seconds[stage] = round(time.monotonic() - started, 1)
-
+        Where one fails, or we are interrupted, the others are ended, and waited for.
+        """
         title = "  and  ".join(f"$ splitbake {' '.join(arguments)}" for arguments in commands.values())
-        with ui.stage(title):
-            threads = [threading.Thread(target=one, args=command) for command in commands.items()]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            if problems:
-                raise problems[0]
-        return answers
+        processes: dict[str, subprocess.Popen[str]] = {}
+        with ui.stage(title), ThreadPoolExecutor(len(commands)) as pool:
+            try:
+                for stage, arguments in commands.items():
+                    processes[stage] = self._start(arguments)
+                jobs = {stage: pool.submit(self._answer, stage, process) for stage, process in processes.items()}
+                return {stage: job.result() for stage, job in jobs.items()}
+            except BaseException:
+                for process in processes.values():
+                    process.terminate()
+                raise
 
-    def _answer(self, arguments: Sequence[str], say: ui.Say) -> dict[str, Any]:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "splitbake", *arguments],
+    def _start(self, arguments: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a command in a session of its own: a Ctrl-C reaches us alone, and it gets one signal, from us."""
+        return subprocess.Popen(
+            [*_WITH_US, sys.executable, "-m", "splitbake", *arguments, "--json"],
             cwd=self.folder,
             env={**os.environ, **self.environment},
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            start_new_session=True,
         )
-        try:
-            output, errors = process.communicate()
-        except KeyboardInterrupt:
-            process.wait()  # it got the same Ctrl-C and cleans up after itself
-            raise
-        for line in errors.splitlines():
-            say(line)
+
+    def _answer(self, stage: str, process: subprocess.Popen[str]) -> dict[str, Any]:
+        started = time.monotonic()
+        output, errors = process.communicate()
+        self.seconds[stage] = round(time.monotonic() - started, 1)
         try:
             answer: dict[str, Any] = json.loads(output)
         except json.JSONDecodeError:
-            raise SplitbakeError(f"splitbake {arguments[0]} gave no answer: {errors.strip()[-2000:]}") from None
+            raise SplitbakeError(f"splitbake ({stage}) gave no answer: {errors.strip()[-2000:]}") from None
         if "error" in answer:
             raise SplitbakeError(answer["error"]["message"], hint=answer["error"]["hint"])
         if process.returncode:
-            raise SplitbakeError(f"splitbake {' '.join(arguments)} found something:\n{output}")
+            raise SplitbakeError(f"splitbake ({stage}) found something:\n{output}")
         return answer

@@ -22,12 +22,15 @@ class FileChange:
     before: bytes
     after: bytes
 
-    @property
-    def diff(self) -> str:
-        """The unified diff, as `git apply` and `patch` take it."""
-        name = self.path.as_posix().lstrip("/")
+    def name(self, root: Path = Path()) -> str:
+        """The path as seen from the folder `root`; as it is where it does not lie below."""
+        return (self.path.relative_to(root) if self.path.is_relative_to(root) else self.path).as_posix()
+
+    def diff(self, root: Path = Path(), *, context: int = 3) -> str:
+        """The unified diff, as `git apply` and `patch` take it in `root`, with so many unchanged lines around."""
+        name = self.name(root).lstrip("/")
         before, after = _lines(self.before), _lines(self.after)
-        lines = unified_diff(before, after, f"a/{name}", f"b/{name}")
+        lines = unified_diff(before, after, f"a/{name}", f"b/{name}", n=context)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
 
     @property
@@ -55,9 +58,9 @@ class Patch:
     changes: tuple[FileChange, ...]
     notes: tuple[str, ...]
 
-    def diff(self) -> str:
-        """The unified diff of all files; empty where nothing changes."""
-        return "".join(change.diff for change in self.changes)
+    def diff(self, root: Path = Path(), *, context: int = 3) -> str:
+        """The unified diff of all files (see `FileChange.diff`); empty where nothing changes."""
+        return "".join(change.diff(root, context=context) for change in self.changes)
 
     @property
     def changed_lines(self) -> int:

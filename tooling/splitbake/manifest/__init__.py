@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import operator
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -166,7 +167,9 @@ def _base_form(base: Any) -> str:
     """Return which of its forms a base AMI is written in, so that only that form's problems are told."""
     if not isinstance(base, Mapping):
         return tag_name("text")
-    by_ssm = any(key == "ssm" or nearest(str(key), ["ssm"]) for key in base)
+    by_ssm = "ssm" in base or (
+        base.keys().isdisjoint(BaseByName.model_fields) and any(nearest(str(key), ["ssm"]) for key in base)
+    )
     return tag_name("ssm" if by_ssm else "name")
 
 
@@ -265,6 +268,14 @@ class Smoke(Spec):
     within: units.Duration = Field(default="10 min", validate_default=True, description="the time that the job has")
 
 
+def _each_once(items: tuple[ReleaseItem, ...]) -> tuple[ReleaseItem, ...]:
+    places = Counter((item.label, getattr(item, item.kind)) for item in items)
+    twice = [label for (label, _), count in places.items() if count > 1]
+    if twice:
+        raise ValueError(f"a target can be listed once; listed again: {', '.join(twice)}")
+    return items
+
+
 class Environment(Spec):
     """One account and region with the targets that a release moves there."""
 
@@ -274,7 +285,9 @@ class Environment(Spec):
         default="aws",
         description="custom: AWS_ENDPOINT_URL must be set (the local cloud); aws: it must not be",
     )
-    release: tuple[ReleaseItem, ...] = Field(default=(), strict=False, description="what names the AMI and the image")
+    release: Annotated[tuple[ReleaseItem, ...], AfterValidator(_each_once)] = Field(
+        default=(), strict=False, description="what names the AMI and the image"
+    )
     smoke: Smoke | None = Field(default=None, description="the job that splitbake smoke submits")
 
 

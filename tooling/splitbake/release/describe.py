@@ -16,8 +16,8 @@ def lines(plan: ReleasePlan) -> Iterator[str]:
     yield f"AMI    {plan.pair.ami.uri}"
     yield f"image  {plan.pair.image.uri}"
     yield from (f"warning: {warning}" for warning in plan.warnings)
-    if plan.diff:
-        yield f"\n{plan.diff.rstrip()}"
+    if diff := plan.diff():
+        yield f"\n{diff.rstrip()}"
     for number, step in enumerate(plan.steps, start=1):
         yield f"\n{number}. [{step.phase.name}] {step.title}"
         yield from (f"   {line}" for line in _changes(step.before, step.after))
@@ -54,7 +54,7 @@ def as_data(plan: ReleasePlan, record: Record | None) -> dict[str, Any]:
         "status": record.status if record else "planned" if plan.steps else "unchanged",
         "steps": [step.model_dump(mode="json") for step in steps],
         "warnings": list(plan.warnings),
-        "diff": plan.diff,
+        "diff": plan.diff(),
         "terraform_diff_lines": plan.terraform_diff_lines,
         "launch_templates": versions,
         "launch_template_version": next(iter(versions.values()), None),

@@ -39,10 +39,9 @@ class ReleasePlan:
     warnings: Sequence[str]
     versions: Mapping[str, str | Output]
 
-    @property
-    def diff(self) -> str:
-        """The change of Terraform text as a unified diff; empty where nothing changes."""
-        return "".join(step.patch.diff() for step in self.steps if isinstance(step, TextStep))
+    def diff(self, *, context: int = 3) -> str:
+        """The change of Terraform text as a unified diff, with so many unchanged lines around; empty where none."""
+        return "".join(step.diff(context=context) for step in self.steps if isinstance(step, TextStep))
 
     @property
     def terraform_diff_lines(self) -> int:

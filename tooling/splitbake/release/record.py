@@ -22,12 +22,12 @@ class CallRecord(Spec):
 
 
 class StepRecord(Spec):
-    """One step: planned, done or failed."""
+    """One step. A ``started`` or ``failed`` one may have taken effect."""
 
     phase: Text
     target: Text
     title: Text
-    status: Literal["planned", "done", "failed"] = "planned"
+    status: Literal["planned", "started", "done", "failed"] = "planned"
     seconds: float = 0.0
     before: dict[str, Any]
     after: dict[str, Any]
@@ -51,7 +51,7 @@ class Record(Spec):
     image: Artifact
     steps: tuple[StepRecord, ...] = Field(strict=False)
     versions: dict[str, str] = Field(description="launch template id: its version with this AMI")
-    diff: str = Field(description="the change of Terraform text, as a unified diff")
+    diff: str = Field(description="the change of Terraform text: a unified diff of the changed lines alone")
     failure: str | None = None
 
     @property

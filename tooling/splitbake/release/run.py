@@ -8,7 +8,7 @@ from typing import Any
 
 from splitbake import artifact as artifacts
 from splitbake.cloud import Cloud
-from splitbake.errors import PatchError, ReleaseError, SplitbakeError
+from splitbake.errors import InterruptError, PatchError, ReleaseError, SplitbakeError
 from splitbake.project import Project
 from splitbake.release import record as records
 from splitbake.release.live import Live
@@ -23,13 +23,14 @@ from splitbake.units import format_seconds
 def run(plan: ReleasePlan, project: Project, cloud: Cloud, say: Say) -> Record:
     """Do what ``plan`` says and return its record, which is ``good``.
 
-    The record is in the state before anything changes and after every step, so what was there before is known
+    The record is in the state before anything changes and around every step, so what was there before is known
     even where this process is killed. A failed release puts patched text back. What was done by API stays: the
     host may be new while the image is old, and the next release goes on from what is live.
 
     Raises:
         GuardError: the credentials have changed since planning.
         ReleaseError: a step failed; the record is ``failed`` and names it.
+        InterruptError: the same, by Ctrl-C or a signal.
     """
     cloud.guard()
     journal = Journal(project.store(cloud), _draft(plan))
@@ -39,6 +40,7 @@ def run(plan: ReleasePlan, project: Project, cloud: Cloud, say: Say) -> Record:
         say(step.title)
         started = time.monotonic()
         try:
+            journal.note(index, step, status="started")
             journal.outputs |= step.apply(live, journal.outputs)
             step.verify(live, journal.outputs)
             seconds = time.monotonic() - started
@@ -48,7 +50,11 @@ def run(plan: ReleasePlan, project: Project, cloud: Cloud, say: Say) -> Record:
             raise
         say(f"done in {format_seconds(seconds)}")
     versions = resolve(plan.versions, journal.outputs)
-    journal.save(status="good", finished=artifacts.now(), versions=versions)
+    try:
+        journal.save(status="good", finished=artifacts.now(), versions=versions)
+    except SplitbakeError as problem:
+        message = f"release {plan.id} is done, but its record could not be completed: {problem.message}"
+        raise ReleaseError(message, hint=problem.hint) from problem
     return journal.record
 
 
@@ -86,7 +92,7 @@ def _draft(plan: ReleasePlan) -> Record:
         image=plan.pair.image,
         steps=tuple(records.write_step(step, {}) for step in plan.steps),
         versions=shown(plan.versions, {}),
-        diff=plan.diff,
+        diff=plan.diff(context=0),  # lines around it may be somebody's secrets
     )
 
 
@@ -94,28 +100,43 @@ def _fail(plan: ReleasePlan, journal: Journal, index: int, problem: BaseExceptio
     """Put patched text back, write the record, and tell how to go on.
 
     Raises:
-        ReleaseError: in the place of ``problem``, where that is an error that we know; others pass.
+        ReleaseError, InterruptError: in the place of ``problem``, where that is an error that we know; others pass.
     """
     step = plan.steps[index]
-    text = _restore([one for one in plan.steps[:index] if isinstance(one, TextStep)])
-    reason = problem.message if isinstance(problem, SplitbakeError) else f"{type(problem).__name__} {problem}".strip()
-    done = ", ".join(one.target for one in plan.steps[:index] if one.calls) or "nothing"
+    if isinstance(problem, KeyboardInterrupt):
+        reason = "interrupted"
+    else:
+        reason = problem.message if isinstance(problem, SplitbakeError) else f"{type(problem).__name__} {problem}"
+    changed = [one.target for one in plan.steps[:index] if one.calls]
+    if step.calls and step.target not in changed:
+        changed.append(f"perhaps {step.target}")
+    text = _restore([one for one in plan.steps[: index + 1] if isinstance(one, TextStep)])
     message = (
         f"release {plan.id} stopped at step {index + 1} of {len(plan.steps)}, {step.title}: {reason}. "
-        f"Changed by API before it: {done}.{text}"
+        f"Changed by API: {', '.join(dict.fromkeys(changed)) or 'nothing'}.{text}"
     )
-    journal.note(index, step, status="failed")
-    journal.save(status="failed", finished=artifacts.now(), failure=message)
+    message += _write_down(journal, index, step, message)
+    again = f"splitbake release goes on from what is live; record {journal.record.key} has what was there before"
     if isinstance(problem, SplitbakeError):
-        again = f"splitbake release goes on from what is live; record {journal.record.key} has what was there before"
         raise ReleaseError(message, hint=f"{problem.hint}; {again}" if problem.hint else again) from problem
+    if isinstance(problem, KeyboardInterrupt):
+        raise InterruptError(message, hint=again) from problem
 
 
 def _restore(texts: list[TextStep]) -> str:
     """Put back the text of these steps; return what became of it, for the message."""
     try:
-        for step in texts:
-            step.restore()
-    except PatchError as problem:
-        return f" Terraform text could not be put back: {problem.message}"
-    return " Terraform text is as it was." if texts else ""
+        restored = [step.restore() for step in texts]
+    except (PatchError, OSError) as problem:
+        return f" Terraform text could not be put back: {problem}."
+    return " Terraform text is as it was." if any(restored) else ""
+
+
+def _write_down(journal: Journal, index: int, step: Step, message: str) -> str:
+    """Write the failure into the record; return what became of that, for the message."""
+    try:
+        journal.note(index, step, status="failed")
+        journal.save(status="failed", finished=artifacts.now(), failure=message)
+    except SplitbakeError as problem:
+        return f" The record could not be completed: {problem.message}."
+    return ""

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from splitbake.hclpatch import Edit, Patch, Sources
     from splitbake.release.live import Live
 
@@ -163,8 +165,9 @@ class ApiStep(Step):
 
 @dataclass(frozen=True, kw_only=True)
 class TextStep(Step):
-    """A change of Terraform text; nothing applies it yet."""
+    """A change of Terraform text; nothing applies it yet. ``root`` is the project's folder, for names of files."""
 
+    root: Path
     sources: Sources
     patch: Patch
 
@@ -172,6 +175,10 @@ class TextStep(Step):
     def calls(self) -> Sequence[ApiCall]:
         """See Step."""
         return ()
+
+    def diff(self, *, context: int = 3) -> str:
+        """The change as a unified diff, with so many unchanged lines around."""
+        return self.patch.diff(self.root, context=context)
 
     def apply(self, live: Live, outputs: Outputs) -> Outputs:
         """Write all files or none."""
@@ -183,15 +190,23 @@ class TextStep(Step):
     def verify(self, live: Live, outputs: Outputs) -> None:
         """Nothing to ask: the patch was judged before it was written, and writing is all or nothing."""
 
-    def restore(self) -> None:
-        """Write back what was there, unless somebody has edited a file since (PatchError)."""
+    def restore(self) -> bool:
+        """Write back what was there; return whether anything had to be.
+
+        Raises:
+            PatchError: somebody has edited a file since.
+        """
         from splitbake import hclpatch
 
-        changes = tuple(hclpatch.FileChange(one.path, one.after, one.before) for one in self.patch.changes)
-        hclpatch.write(hclpatch.Patch((), changes, ()))
+        changes = tuple(
+            hclpatch.FileChange(one.path, one.after, one.before)
+            for one in self.patch.changes
+            if one.path.read_bytes() != one.before
+        )
+        return bool(hclpatch.write(hclpatch.Patch((), changes, ())))
 
     @classmethod
-    def of(cls, sources: Sources, edits: Sequence[Edit], target: str) -> TextStep:
+    def of(cls, sources: Sources, edits: Sequence[Edit], target: str, root: Path) -> TextStep:
         """Put ``edits`` together and have the result judged.
 
         Raises:
@@ -200,13 +215,15 @@ class TextStep(Step):
         from splitbake import hclpatch
 
         patch = hclpatch.plan(sources, edits)
-        files = ", ".join(str(change.path) for change in patch.changes)
+        names = {change.path: change.name(root) for change in patch.changes}
+        changes = [edit for edit in edits if edit.changes]
         return cls(
             phase=Phase.TEXT,
             target=target,
-            title=f"patch {files} (text only; nothing applies it yet)",
-            before={f"{edit.path}:{edit.line}": edit.old for edit in edits},
-            after={f"{edit.path}:{edit.line}": edit.new for edit in edits},
+            title=f"patch {', '.join(names.values())} (text only; nothing applies it yet)",
+            before={f"{names[edit.path]}:{edit.line}": edit.old for edit in changes},
+            after={f"{names[edit.path]}:{edit.line}": edit.new for edit in changes},
+            root=root,
             sources=sources,
             patch=patch,
         )
@@ -218,4 +235,4 @@ class TextStep(Step):
 
         sources = hclpatch.Sources({path: source for one in steps for path, source in one.sources.by_path.items()})
         edits = [edit for one in steps for edit in one.patch.edits if edit.changes]
-        return cls.of(sources, edits, ", ".join(one.target for one in steps))
+        return cls.of(sources, edits, ", ".join(one.target for one in steps), steps[0].root)

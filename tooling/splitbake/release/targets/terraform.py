@@ -59,7 +59,7 @@ class Terraform(Target):
         )
         if not edit.changes:
             return Planned(warnings=edit.notes)
-        step = TextStep.of(sources, [edit], self.label)
+        step = TextStep.of(sources, [edit], self.label, context.root)
         return Planned(steps=(step,), warnings=step.patch.notes)
 
     def _files(self, root: Path) -> list[Path]:
