@@ -1,4 +1,5 @@
 #!/bin/sh
+# Made by splitbake generate from splitbake.yaml and splitbake.lock: change those, not this file.
 # Waits until the first boot is over and nobody else changes the machine; stops the ECS agent; makes room for uploads.
 set -eu
 

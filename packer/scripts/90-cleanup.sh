@@ -1,4 +1,5 @@
 #!/bin/sh
+# Made by splitbake generate from splitbake.yaml and splitbake.lock: change those, not this file.
 # The last step: nothing of the builder may live on in its instances. Nobody can log in again after it.
 set -eu
 

@@ -135,7 +135,7 @@ def test_built_pushed_and_verified(base, tmp_path, monkeypatch):
     artifact = build(project, said.append)
     assert artifact.id.startswith("sha256:")
     assert 0 < artifact.compressed_size < artifact.size < project.manifest.image.budget
-    assert image.exists(project.cloud(), artifact)
+    assert image.exists(project.cloud(), artifact, "image-test/batch")
     assert (tmp_path / image.LOG).read_text().count("exporting to image") >= 1
     assert any("pip install" in line for line in said)
 

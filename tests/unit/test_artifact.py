@@ -8,6 +8,7 @@ import pytest
 
 from splitbake import artifact as artifacts
 from splitbake.artifact import Artifact, Check, Report
+from splitbake.errors import StateError
 from splitbake.state import FolderStore
 
 FINGERPRINT = "sha256:" + "a" * 64
@@ -59,6 +60,15 @@ def test_a_report_counts_for_the_very_artifact_alone(store):
     artifacts.save(store, written)
     assert artifacts.find_report(store, first) == written
     assert artifacts.find_report(store, rebuilt) is None
+
+
+def test_damage_is_told_with_its_place(store):
+    artifacts.save(store, image())
+    (key,) = store.keys("artifacts/")
+    store.put(key, b'{"half": "image"')
+    with pytest.raises(StateError, match=f"{key} in the state is damaged") as caught:
+        artifacts.find_artifact(store, "image", FINGERPRINT)
+    assert "splitbake build image" in caught.value.hint
 
 
 def test_a_report_without_checks_has_not_passed():

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from splitbake.errors import SourceError
 from splitbake.generate import dockerfile
 from splitbake.generate.dockerfile import Copy
+from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Image, Manifest
 
@@ -54,7 +55,7 @@ def arguments(text: str, wanted: str) -> list[list[str]]:
 def test_the_whole_of_a_plain_image():
     text, ignore = texts(exclude=["**/*.csv"])
     assert text == (
-        "# Written by splitbake generate from splitbake.yaml and splitbake.lock; edit those instead.\n\n"
+        f"{MARK}\n\n"
         f"FROM docker.io/library/python:3.11-slim@{DIGEST} AS base\n\n"
         "FROM base\n"
         "ENV PYTHONDONTWRITEBYTECODE=1 \\\n    PYTHONUNBUFFERED=1 \\\n    HOME=/tmp\n"

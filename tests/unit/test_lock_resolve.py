@@ -10,10 +10,11 @@ import pytest
 import yaml
 from moto import mock_aws
 
-from splitbake import resolve
+from splitbake import registry, resolve
 from splitbake.errors import LockError, SourceError
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedModels
 from splitbake.project import Project
+from splitbake.sources.file import FileSource
 from splitbake.ui import silent
 
 BASE_AMI = LockedBaseAmi(
@@ -174,3 +175,29 @@ def test_an_error_in_one_file_ends_the_others(s3, tmp_path):
     files = [{"path": f"models/{n}", "from": f"s3://models/{'none' if n == 5 else 'y'}"} for n in range(9)]
     with pytest.raises(SourceError, match="s3://models/none does not exist"):
         models(project(tmp_path, *files))
+
+
+def test_an_error_in_one_file_does_not_wait_for_the_end_of_another(s3, tmp_path, monkeypatch):
+    """A model can be gigabytes: this one has no end at all."""
+
+    class Endless(FileSource):
+        def open(self, file):
+            if file.source == "b":
+                raise SourceError("b is gone")
+            return Path("/dev/zero").open("rb")
+
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(b"x")
+    monkeypatch.setattr(registry, "load", lambda _kinds, _kind: Endless)
+    with pytest.raises(SourceError, match="b is gone"):
+        models(project(tmp_path, {"path": "models/z", "from": "a"}, {"path": "models/b", "from": "b"}))
+
+
+def test_a_bucket_is_looked_up_once_however_many_files_it_has(s3, tmp_path):
+    asked: list[str] = []
+    entries = [{"path": f"models/{n}", "from": "s3://models/y"} for n in range(3)]
+    made = project(tmp_path, *entries)
+    cloud = made.cloud()
+    cloud.client("s3").meta.events.register("before-call.s3.HeadBucket", lambda **_: asked.append("HeadBucket"))
+    resolve.resolve_models(made, cloud, None, silent)
+    assert asked == ["HeadBucket"]

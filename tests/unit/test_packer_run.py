@@ -5,12 +5,15 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 from pathlib import Path
 
 import pytest
 
-from splitbake.bake import packer
+from splitbake import generate
+from splitbake.bake import ami, packer
 from splitbake.errors import BuildError, ToolError
+from splitbake.project import Project
 
 
 def output_of(*lines: str, hidden: tuple[str, ...] = ()) -> tuple[packer.Output, list[str], str]:
@@ -86,10 +89,18 @@ def test_the_last_lines_are_those_of_the_step_that_failed() -> None:
 
 
 def test_lines_of_other_kinds_are_left_out() -> None:
-    output, said, log = output_of()
-    for line in ("", "1700000000,x.file.y,artifact,0,id,File", "not machine readable"):
+    output, said, _ = output_of()
+    for line in ("", "1700000000,x.file.y,artifact,0,id,File"):
         output.take(line)
-    assert (said, log) == ([], "")
+    assert (said, output.log.getvalue(), list(output.tail)) == ([], "", [])
+
+
+def test_a_crash_is_kept_but_no_secret_in_it() -> None:
+    output, said, _ = output_of(hidden=("key-of-the-run",))
+    output.take("panic: runtime error: index out of range, key-of-the-run\n")
+    assert output.log.getvalue() == "panic: runtime error: index out of range, [hidden]\n"
+    assert list(output.tail) == ["runtime error: index out of range, [hidden]"]
+    assert said == []
 
 
 def test_secrets_and_signed_addresses_never_reach_log_or_people() -> None:
@@ -149,3 +160,23 @@ def test_the_environment_hands_over_keys_and_nothing_that_changes_the_course(mon
     env = packer.environment({"AWS_ACCESS_KEY_ID": "key"}, Path("/somewhere"))
     assert not {"PACKER_LOG", "PACKER_LOG_PATH", "PKR_VAR_run", "AWS_PROFILE"} & env.keys()
     assert (env["AWS_ACCESS_KEY_ID"], env["TMPDIR"], env["CHECKPOINT_DISABLE"]) == ("key", "/somewhere", "1")
+
+
+def test_hcl_of_somebody_else_in_the_template_folder_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A current Packer takes the folder as one template, whoever wrote its files."""
+    for name in ("splitbake.yaml", "splitbake.lock"):
+        shutil.copy(Path(__file__).parents[2] / name, tmp_path)
+    project = Project(tmp_path / "splitbake.yaml")
+    for path in project.manifest.ami.provision:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    (tmp_path / "bin").mkdir()
+    fake_packer(tmp_path / "bin", "echo 'Packer v1.16.0'")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    generate.write(project, "latest")
+    assert ami._checked(project) == "latest"
+    (tmp_path / "packer/windows.pkr.hcl").write_text("source {}\n")
+    with pytest.raises(BuildError, match=r"did not make.*: windows\.pkr\.hcl"):
+        ami._checked(project)

@@ -50,6 +50,15 @@ def test_what_was_seen_and_why_it_failed_are_in_the_report(tmp_path: Path) -> No
     assert said == ["✔ a word (ünï)", "✘ model file: models/a b.onnx (has 1 byte, locked are 2)"]
 
 
+def test_a_kind_of_check_with_nothing_to_check_is_no_check(tmp_path: Path) -> None:
+    report, said = checked(
+        tmp_path,
+        "def test_a(host): pass\n@pytest.mark.parametrize('module', [])\ndef test_import(host, module): pass\n",
+    )
+    assert [check.name for check in report.checks] == ["a"]
+    assert said == ["✔ a"]
+
+
 def test_progress_is_told_while_it_goes_on(tmp_path: Path) -> None:
     module = tmp_path / "slow.py"
     module.write_text("import time\ndef test_one(): pass\ndef test_two(): time.sleep(1)\n", encoding="utf-8")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import datetime
-from typing import Literal
+from typing import Literal, TypeVar
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
+from splitbake.errors import StateError
 from splitbake.spec import Spec, Text
 from splitbake.state import Store
 
@@ -57,6 +58,9 @@ class Report(Spec):
         return bool(self.checks) and all(check.passed for check in self.checks)
 
 
+Kind = TypeVar("Kind", Artifact, Report)
+
+
 def now() -> str:
     """Return the present moment as the state writes it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
@@ -69,15 +73,30 @@ def save(store: Store, item: Artifact | Report) -> None:
 
 def find_artifact(store: Store, half: Half, fingerprint: str) -> Artifact | None:
     """Return the artifact that was built from exactly these inputs, None where there is none."""
-    value = store.get(_key(Artifact, half, fingerprint))
-    return None if value is None else Artifact.model_validate_json(value)
+    return _find(store, Artifact, half, fingerprint)
 
 
 def find_report(store: Store, artifact: Artifact) -> Report | None:
     """Return the report about exactly this artifact (same id), None where it was never verified."""
-    value = store.get(_key(Report, artifact.half, artifact.fingerprint))
-    report = None if value is None else Report.model_validate_json(value)
+    report = _find(store, Report, artifact.half, artifact.fingerprint)
     return report if report and report.artifact == artifact.id else None
+
+
+def _find(store: Store, kind: type[Kind], half: Half, fingerprint: str) -> Kind | None:
+    """Read what ``save`` wrote.
+
+    Raises:
+        StateError: something else stands there.
+    """
+    key = _key(kind, half, fingerprint)
+    value = store.get(key)
+    try:
+        return None if value is None else kind.model_validate_json(value)
+    except ValidationError as problem:
+        raise StateError(
+            f"{key} in the state is damaged, or of another version of splitbake: {problem.errors()[0]['msg']}",
+            hint=f"remove it; then splitbake build {half} and splitbake verify {half} make it anew",
+        ) from problem
 
 
 def _key(kind: type[Spec], half: Half, fingerprint: str) -> str:

@@ -8,7 +8,7 @@ from splitbake import artifact as artifacts
 from splitbake import fingerprint
 from splitbake.artifact import Artifact, Half
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError
+from splitbake.errors import BuildError, SplitbakeError
 from splitbake.project import Project
 from splitbake.ui import Say
 
@@ -28,16 +28,21 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
 
     Raises:
         BuildError, ToolError, CloudError: nothing usable was made, and nothing is left running.
+        StateError, CloudError: it was made, but could not be remembered; the message names it.
     """
     wanted = fingerprint_of(project, half)
     store = project.store(cloud)
     if not force:
         known = artifacts.find_artifact(store, half, wanted)
-        if known and exists(cloud, known):
+        if known and exists(project, cloud, known):
             return Built(known, reused=True)
     cloud.guard()
     artifact = _make(project, cloud, half, wanted, say)
-    artifacts.save(store, artifact)
+    try:
+        artifacts.save(store, artifact)
+    except SplitbakeError as problem:
+        problem.message = f"{artifact.uri} was built, but could not be remembered: {problem.message}"
+        raise
     return Built(artifact, reused=False)
 
 
@@ -52,8 +57,11 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
         raise BuildError(
             f"the {half} of the project as it is now was not built yet", hint=f"run splitbake build {half}"
         )
-    if not exists(cloud, known):
-        raise BuildError(f"{known.uri} was built, but it is gone", hint=f"run splitbake build {half}")
+    if not exists(project, cloud, known):
+        raise BuildError(
+            f"{known.uri} was built, but it is gone, or not where environment {cloud.name!r} wants it",
+            hint=f"run splitbake build {half}",
+        )
     return known
 
 
@@ -62,11 +70,13 @@ def fingerprint_of(project: Project, half: Half) -> str:
     return fingerprint.ami(project) if half == "ami" else fingerprint.image(project)
 
 
-def exists(cloud: Cloud, artifact: Artifact) -> bool:
-    """Return whether ``artifact`` can be used: the AMI is available, the digest is in the registry."""
+def exists(project: Project, cloud: Cloud, artifact: Artifact) -> bool:
+    """Return whether ``artifact`` can be used: the AMI is available, the digest is in the wanted repository."""
     from splitbake.bake import ami, image
 
-    return ami.exists(cloud, artifact) if artifact.half == "ami" else image.exists(cloud, artifact)
+    if artifact.half == "ami":
+        return ami.exists(cloud, artifact)
+    return image.exists(cloud, artifact, project.manifest.image.repository)
 
 
 def _make(project: Project, cloud: Cloud, half: Half, wanted: str, say: Say) -> Artifact:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from splitbake import files
 from splitbake.errors import SplitbakeError, ToolError
 
 if TYPE_CHECKING:
@@ -72,9 +73,7 @@ def login(credentials: Credentials) -> Iterator[DockerClient]:
         for entry in home.iterdir() if home.is_dir() else ():
             if entry.name != "config.json":
                 (folder / entry.name).symlink_to(entry.resolve())
-        descriptor = os.open(folder / "config.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(settings, file)
+        files.replace(folder / "config.json", json.dumps(settings), ToolError, mode=0o600)
         yield client(folder)
 
 

@@ -46,17 +46,24 @@ def credentials(cloud: Cloud) -> Credentials:
     return Credentials(grant["proxyEndpoint"].partition("://")[2].rstrip("/"), grant["authorizationToken"])
 
 
+def repository_uri(cloud: Cloud, name: str) -> str | None:
+    """Return the URI of repository ``name``, None where it does not exist."""
+    try:
+        with aws_errors(f"look for the ECR repository {name}"):
+            return _client(cloud).describe_repositories(repositoryNames=[name])["repositories"][0]["repositoryUri"]
+    except CloudError as problem:
+        if error_code(problem) == "RepositoryNotFoundException":
+            return None
+        raise
+
+
 def ensure_repository(cloud: Cloud, name: str) -> str:
     """Return the URI of repository ``name``, which is created where it does not exist.
 
     Tags are left mutable: everything is deployed by digest, and a forced rebuild gives its tag another digest.
     """
-    try:
-        with aws_errors(f"look for the ECR repository {name}"):
-            return _client(cloud).describe_repositories(repositoryNames=[name])["repositories"][0]["repositoryUri"]
-    except CloudError as problem:
-        if error_code(problem) != "RepositoryNotFoundException":
-            raise
+    if uri := repository_uri(cloud, name):
+        return uri
     with aws_errors(f"create the ECR repository {name}"):
         return _client(cloud).create_repository(repositoryName=name)["repository"]["repositoryUri"]
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from splitbake.bake import context
 from splitbake.generate import dockerfile, packer
+from splitbake.manifest import Builder
 from splitbake.project import Project
 
 SCHEME = "splitbake-fingerprint-1"
@@ -21,15 +22,16 @@ SCHEME = "splitbake-fingerprint-1"
 def ami(project: Project) -> str:
     """Return the fingerprint of the AMI half: base, models, provisioning.
 
-    The HCL enters as rendered for one fixed Packer, so that two machines with different Packers agree.
+    The HCL enters as rendered for one fixed Packer and the default builder: two machines with different Packers
+    agree, and where an AMI is baked is no part of it.
     """
     manifest, lock = project.manifest, project.lock
+    anywhere = manifest.model_copy(update={"ami": manifest.ami.model_copy(update={"builder": Builder()})})
     return _digest(
         {
             "half": "ami",
-            "base": lock.base_ami.id,
-            "models": lock.models_digest,
-            "texts": packer.render(manifest, lock, "latest"),
+            "inventory": packer.inventory(manifest, lock, fingerprint=""),
+            "texts": packer.render(anywhere, lock, "latest"),
             "provision": {path: _sha256(project.root / path) for path in manifest.ami.provision},
         }
     )

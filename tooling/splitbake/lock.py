@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
+from splitbake import files
 from splitbake.errors import LockError
 from splitbake.manifest import BaseByName, BaseBySsm, Manifest
 from splitbake.spec import AbsolutePath, RelativePath, Sha256, Spec, Text
@@ -126,18 +127,9 @@ def write(path: Path, lock: Lock) -> None:
     Raises:
         LockError: it cannot be written; what was there before is untouched.
     """
-    text = lock.to_text().encode()
-    partial = path.with_name(f".{path.name}.part")
-    try:
-        if path.is_file() and path.read_bytes() == text:
-            return
-        partial.write_bytes(text)
-        partial.replace(path)
-    except OSError as problem:
-        partial.unlink(missing_ok=True)
-        raise LockError(
-            f"{path} cannot be written: {problem.strerror}", hint="is the disk full, or the folder read-only?"
-        ) from problem
+    text = lock.to_text()
+    if not path.is_file() or path.read_bytes() != text.encode():
+        files.replace(path, text, LockError)
 
 
 def read_for(manifest: Manifest, path: Path) -> Lock:

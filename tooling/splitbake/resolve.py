@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -57,15 +59,17 @@ def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: S
     """Return every entry of ``models.files`` with the size and SHA-256 of each file, by path."""
     entries = project.manifest.models.files
     known: dict[str, LockedFile] = {file.source: file for file in previous.files} if previous else {}
-    schemes = {entry.scheme: sources.of(entry.source, cloud, project.root) for entry in entries}
+    source_of = sources.opener(cloud, project.root)
     found = [
-        (entry, schemes[entry.scheme], schemes[entry.scheme].find(entry))
+        (entry, source_of(entry.source), source_of(entry.source).find(entry))
         for entry in sorted(entries, key=lambda entry: entry.path)
     ]
     _check_paths(file.path for _, _, files in found for file in files)
+    stopped = threading.Event()
+    lock_file = functools.partial(_lock_file, known=known, stopped=stopped, say=say)
     with ThreadPoolExecutor(_THREADS) as pool:
         jobs = [
-            (entry, [pool.submit(_lock_file, source, file, entry.sha256, known, say) for file in files])
+            (entry, [pool.submit(lock_file, source, file, entry.sha256) for file in files])
             for entry, source, files in found
         ]
         try:
@@ -78,19 +82,26 @@ def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: S
                 for entry, files in jobs
             )
         except BaseException:
+            stopped.set()  # or the end of the block would wait for gigabytes
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
 def _lock_file(
-    source: Source, file: Found, pinned: str | None, known: Mapping[str, LockedFile], say: Say
+    source: Source,
+    file: Found,
+    pinned: str | None,
+    *,
+    known: Mapping[str, LockedFile],
+    stopped: threading.Event,
+    say: Say,
 ) -> LockedFile:
     old = known.get(file.source)
     if old and file.etag and (old.etag, old.size) == (file.etag, file.size):
         size, sha256 = old.size, old.sha256
     else:
         say(file.source)
-        size, sha256 = _hash(source, file)
+        size, sha256 = _hash(source, file, stopped)
     if file.size not in {None, size}:
         raise SourceError(
             f"{file.source} should have {file.size} bytes, but {size} came",
@@ -110,10 +121,10 @@ def _lock_file(
         ) from problem
 
 
-def _hash(source: Source, file: Found) -> tuple[int, str]:
+def _hash(source: Source, file: Found, stopped: threading.Event) -> tuple[int, str]:
     digest, size = hashlib.sha256(), 0
     with source.open(file) as stream:
-        while chunk := stream.read(CHUNK):
+        while not stopped.is_set() and (chunk := stream.read(CHUNK)):
             digest.update(chunk)
             size += len(chunk)
     return size, digest.hexdigest()

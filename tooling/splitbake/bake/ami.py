@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from splitbake import generate, sources
+from splitbake import files, generate, sources
 from splitbake.artifact import Artifact, now
 from splitbake.bake import access, packer
 from splitbake.bake.access import Access
@@ -19,6 +19,7 @@ from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import BuildError, CloudError
 from splitbake.generate import Compat
 from splitbake.generate import packer as generated
+from splitbake.generate.mark import is_marked
 from splitbake.project import Project
 from splitbake.ui import Say
 
@@ -90,9 +91,17 @@ def _checked(project: Project) -> Compat:
             hint="splitbake generate --packer-compat 1.6, or install a current Packer",
         )
     for path, text in generated.render(project.manifest, project.lock, compat).items():
-        file = project.root / path
-        if not file.is_file() or file.read_text(encoding="utf-8") != text:
+        if generate.read(project.root / path) != text:
             raise BuildError(f"{path} is not what manifest and lock say", hint="run splitbake generate")
+    if compat == "latest":
+        # A current Packer takes the folder as one template.
+        foreign = sorted(path.name for path in (project.root / generated.FOLDER).glob("*.pkr.*") if not is_marked(path))
+        if foreign:
+            raise BuildError(
+                f"{generated.FOLDER}/ holds HCL that splitbake did not make, and Packer would read it as well: "
+                f"{', '.join(foreign)}",
+                hint="move it to another folder",
+            )
     for path in project.manifest.ami.provision:
         if not (project.root / path).is_file():
             raise BuildError(f"{path} of ami.provision does not exist", hint="correct ami.provision in the manifest")
@@ -103,9 +112,10 @@ def _inputs(project: Project, cloud: Cloud, fingerprint: str, folder: Path) -> l
     """Lay out in ``folder`` what travels to the builder; return the addresses that no log may show."""
     uploads = folder / "files"
     uploads.mkdir(parents=True)
+    source_of = sources.opener(cloud, project.root)
     lines, hidden = [], []
     for number, file in enumerate(project.lock.files):
-        where = sources.of(file.source, cloud, project.root).url(file)
+        where = source_of(file.source).url(file)
         if isinstance(where, Path):
             (uploads / str(number)).symlink_to(where.resolve())
             address = f"upload:{number}"
@@ -125,7 +135,10 @@ def _plain(url: str) -> str:
 
 
 def _write_private(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with (
+        files.writing(path, BuildError),
+        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
+    ):
         file.write(text)
 
 
@@ -144,15 +157,16 @@ def _packer(project: Project, cloud: Cloud, compat: Compat, *, folder: Path, hid
     """Run Packer on the generated files; its log stays in the project."""
     keys = _credentials(cloud)
     log = project.root / _LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
     template = project.root / generated.MAIN
     if compat == "latest":
         # versions.pkr.hcl belongs to it, so the whole folder is the template.
         template = template.parent
         packer.init(template, say)
-    with log.open("w", encoding="utf-8") as file:
-        output = packer.Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
-        packer.build(template, folder / _VARIABLES, env=packer.environment(keys, folder), output=output)
+    with files.writing(log, BuildError):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("w", encoding="utf-8") as file:
+            output = packer.Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
+            packer.build(template, folder / _VARIABLES, env=packer.environment(keys, folder), output=output)
 
 
 _SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")

@@ -10,7 +10,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +59,7 @@ def collect(project: Project) -> list[Entry]:
     image, root = project.manifest.image, project.root / project.manifest.image.context
     if not root.is_dir():
         raise BuildError(f"image.context {root} is not a folder", hint="correct image.context in the manifest")
-    found = sorted(_walk(image, root, ""))
+    found = set(_walk(image, root, ""))
     _refuse_idle_patterns(image, root, found)
     wanted = sorted({*found, *([image.requirements] if image.requirements else [])})
     models = {file.sha256: file for file in project.lock.files if file.size}
@@ -162,7 +162,7 @@ def _refuse_odd(root: Path, file: Path) -> None:
         raise BuildError(f"{file} is no regular file (nor a link to one)", hint="name the folder it points to instead")
 
 
-def _refuse_idle_patterns(image: Image, root: Path, found: Sequence[str]) -> None:
+def _refuse_idle_patterns(image: Image, root: Path, found: Collection[str]) -> None:
     idle = [pattern for pattern in image.include if not any(patterns.takes(pattern, path) for path in found)]
     if idle:
         raise BuildError(

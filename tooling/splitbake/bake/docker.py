@@ -6,13 +6,14 @@ failure (0.81: without streaming, the exception's stderr is None).
 
 from __future__ import annotations
 
+import re
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from splitbake import dockercli, units
+from splitbake import dockercli, files, units
 from splitbake.bake.image import Order
 from splitbake.errors import BuildError
 from splitbake.generate import dockerfile
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from python_on_whales import DockerClient
 
 _HEAVIEST = 5
+_PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64}) size: \d+")
 _LONGEST_LINE = 100
 _SIZES_OF_DISTRIBUTIONS = """\
 import importlib.metadata, os, sys
@@ -40,7 +42,6 @@ class DockerBuilder:
 
     def build(self, order: Order, say: Say) -> int:
         """See ImageBuilder."""
-        order.log.write_text("", encoding="utf-8")
         with _client(order, f"build {order.name}") as docker:
             lines = docker.build(
                 order.context,
@@ -65,13 +66,19 @@ class DockerBuilder:
     def push(self, order: Order, say: Say) -> str:
         """See ImageBuilder."""
         with _client(order, f"push {order.name}") as docker:
-            lines = docker.image.push(order.name, stream_logs=True)
-            _follow((line.decode(errors="replace") for _, line in lines or ()), order.log, say)
-            digests = docker.image.inspect(order.name).repo_digests
-        own = [digest for name, _, digest in (one.partition("@") for one in digests) if name == order.repository]
-        if not own:
-            raise BuildError(f"{order.name} was pushed, but Docker knows no digest of it", hint=f"see {order.log}")
-        return own[-1]
+            answer = docker.image.push(order.name, stream_logs=True)
+            said: list[str] = []
+
+            def take(line: str) -> None:
+                said.append(line)
+                say(line)
+
+            _follow((line.decode(errors="replace") for _, line in answer or ()), order.log, take)
+        # What this very push says: the image may have other digests in the repository, of other compressions.
+        digest = next((found[1] for line in reversed(said) if (found := _PUSHED.search(line))), None)
+        if digest is None:
+            raise BuildError(f"{order.name} was pushed, but Docker told no digest of it", hint=f"see {order.log}")
+        return digest
 
 
 @contextmanager
@@ -81,9 +88,10 @@ def _client(order: Order, doing: str) -> Iterator[DockerClient]:
 
 
 def _follow(lines: Iterable[str], log: Path, say: Say) -> None:
-    with log.open("a", encoding="utf-8") as file:
+    with files.writing(log, BuildError), log.open("a", encoding="utf-8") as file:
         for line in lines:
             file.write(line)
+            file.flush()
             if text := line.strip():
                 say(text)
 

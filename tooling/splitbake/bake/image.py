@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from splitbake import artifact as artifacts
-from splitbake import ecr, registry, units
+from splitbake import ecr, files, registry, units
 from splitbake.artifact import Artifact
 from splitbake.bake import context
 from splitbake.cloud import Cloud
@@ -124,19 +124,21 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     )
 
 
-def exists(cloud: Cloud, artifact: Artifact) -> bool:
-    """Return whether the image of ``artifact`` is still in its repository."""
-    return ecr.find_image(cloud, artifact.location.partition("/")[2], digest=artifact.id) is not None
+def exists(cloud: Cloud, artifact: Artifact, repository: str) -> bool:
+    """Return whether the image of ``artifact`` lies in the account's ``repository``."""
+    if ecr.repository_uri(cloud, repository) != artifact.location:
+        return False
+    return ecr.find_image(cloud, repository, digest=artifact.id) is not None
 
 
 def _order(project: Project, cloud: Cloud, scratch: Path, uri: str, fingerprint: str) -> Order:
     """Write the Dockerfile as manifest and lock say it now, and prepare everything else that the builder needs."""
     texts = dockerfile.render(project.manifest, project.lock)
     for path, text in texts.items():
-        (scratch / Path(path).name).write_text(text, encoding="utf-8", newline="\n")
+        files.replace(scratch / Path(path).name, text, BuildError)
     (scratch / "context").mkdir()
     log = project.root / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(log, "", BuildError)
     credentials = ecr.credentials(cloud)
     arguments = {"FINGERPRINT": fingerprint, "REVISION": _revision(project.root)}
     if "ARG REGISTRY" in texts[dockerfile.DOCKERFILE].splitlines():

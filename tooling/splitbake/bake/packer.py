@@ -140,8 +140,13 @@ class Output:
     reason: tuple[str, str] | None = None
 
     def take(self, line: str) -> None:
-        """Take one line of ``-machine-readable`` output: ``time,target,ui,kind,text``."""
+        """Take one line of ``-machine-readable`` output: ``time,target,ui,kind,text``.
+
+        A line of another form is kept as well: it is what the Go runtime says of a crash.
+        """
         parts = line.rstrip("\n").split(",", 4)
+        if not parts[0].isdecimal():
+            parts = ["", "", "ui", "", line.rstrip("\n")]
         if len(parts) < 5 or parts[2] != "ui":  # noqa: PLR2004 - the five fields
             return
         text = parts[4].replace("%!(PACKER_COMMA)", ",").replace("\\r", "\n").replace("\\n", "\n")

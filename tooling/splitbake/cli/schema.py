@@ -13,9 +13,9 @@ def command() -> None:
 
     \b
     Editors with a YAML language server complete and check the manifest after
-      splitbake schema > .splitbake.schema.json
+      splitbake schema > splitbake.schema.json
     and this first line of splitbake.yaml:
-      # yaml-language-server: $schema=.splitbake.schema.json
+      # yaml-language-server: $schema=./splitbake.schema.json
     """
     from splitbake.manifest import schema
 

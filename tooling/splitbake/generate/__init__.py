@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from splitbake import files
+from splitbake.errors import BuildError
 from splitbake.generate import dockerfile, packer
+from splitbake.generate.mark import is_marked
 from splitbake.project import Project
 
 #: Which Packer the HCL is for: Debian's 1.6, or any from 1.10 on (which takes plugins by ``packer init``).
@@ -41,8 +44,7 @@ def committed_compat(project: Project) -> Compat | None:
 
     What is checked must not depend on which Packer the checking machine happens to have.
     """
-    main = project.root / packer.MAIN
-    found = _COMPAT_LINE.search(main.read_text(encoding="utf-8")) if main.is_file() else None
+    found = _COMPAT_LINE.search(read(project.root / packer.MAIN))
     if found is None:
         return None
     return "1.6" if found["compat"] == "1.6" else "latest"
@@ -51,7 +53,7 @@ def committed_compat(project: Project) -> Compat | None:
 def differences(project: Project, compat: Compat) -> list[Difference]:
     """Compare the files on disk with what they should be; an empty list means up to date."""
     wanted = render(project, compat)
-    found = {path: _read(project.root / path) for path in wanted} | dict.fromkeys(_leftovers(project, wanted), "")
+    found = {path: read(project.root / path) for path in wanted} | dict.fromkeys(_leftovers(project, wanted), "")
     return [
         Difference(path, _diff(path, found[path], wanted.get(path, "")))
         for path in sorted(found)
@@ -60,28 +62,38 @@ def differences(project: Project, compat: Compat) -> list[Difference]:
 
 
 def write(project: Project, compat: Compat) -> list[str]:
-    """Write what differs and remove what is generated no longer; return the changed paths."""
+    """Write what differs and remove what is generated no longer; return the changed paths.
+
+    Raises:
+        BuildError: a file that somebody else made is in the way (then nothing is written), or one cannot be written.
+    """
     wanted = render(project, compat)
     changed = [difference.path for difference in differences(project, compat)]
     for path in changed:
+        if (project.root / path).exists() and not is_marked(project.root / path):
+            raise BuildError(
+                f"{project.root / path} was not made by splitbake generate and would be overwritten",
+                hint="move it elsewhere, or remove it",
+            )
+    for path in changed:
         target = project.root / path
-        if path not in wanted:
+        if path in wanted:
+            files.replace(target, wanted[path], BuildError, mode=0o755 if path.endswith(".sh") else 0o644)
+        else:
             target.unlink()
-            continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(wanted[path], encoding="utf-8", newline="\n")
-        target.chmod(0o755 if path.endswith(".sh") else 0o644)
     return changed
 
 
-def _read(path: Path) -> str:
-    return path.read_text(encoding="utf-8") if path.is_file() else ""
+def read(path: Path) -> str:
+    """Return what is on disk, line ends as they are: a carriage return would break a script; "" for no file."""
+    return path.read_bytes().decode(errors="replace") if path.is_file() else ""
 
 
 def _leftovers(project: Project, wanted: dict[str, str]) -> list[str]:
     """Return generated files of an earlier time that nothing generates any more."""
-    old = [path for pattern in ("*.pkr.hcl", "scripts/*.sh") for path in (project.root / "packer").glob(pattern)]
-    return [name for path in old if (name := path.relative_to(project.root).as_posix()) not in wanted]
+    old = [path for pattern in ("*.pkr.hcl", "scripts/*.sh") for path in (project.root / packer.FOLDER).glob(pattern)]
+    names = [path.relative_to(project.root).as_posix() for path in old if is_marked(path)]
+    return [name for name in names if name not in wanted]
 
 
 def _diff(path: str, old: str, new: str) -> str:

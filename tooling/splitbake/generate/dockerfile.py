@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from splitbake import patterns
+from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Image, Manifest
 from splitbake.sources import base_image
@@ -28,7 +29,6 @@ FINGERPRINT_LABEL = "splitbake.fingerprint"
 #: What running Python leaves beside its sources; it never travels.
 LEFTOVERS = ("**/__pycache__/",)
 
-_HEADER = "# Written by splitbake generate from splitbake.yaml and splitbake.lock; edit those instead.\n"
 _DEPENDENCIES = """\
 # pip and its cache stay behind in this stage. A CA bundle comes as a secret, so that no layer ever holds one. Hashes in
 # the requirements file make pip insist on them for every distribution (its hash-checking mode).
@@ -124,7 +124,7 @@ def _copy_source(path: str) -> str:
 def _dockerfile(manifest: Manifest, lock: Lock) -> str:
     image = manifest.image
     base = base_image.parse(image.base)
-    lines = [_HEADER, *_base_stage(base, lock.base_image.digest)]
+    lines = [f"{MARK}\n", *_base_stage(base, lock.base_image.digest)]
     if image.requirements:
         copy = _exec([_copy_source(image.requirements), "/requirements.txt"])
         lines.append(_DEPENDENCIES.format(copy=copy, site=SITE))
@@ -175,7 +175,7 @@ def _ignore_file(image: Image) -> str:
     lines += [line for pattern in excluded(image) for line in _ignore_lines(pattern)]
     if image.requirements:
         lines.append(f"!{_ignore_pattern(image.requirements)}")
-    return _HEADER + "\n".join(lines) + "\n"
+    return "\n".join([MARK, *lines]) + "\n"
 
 
 def _ignore_lines(pattern: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from splitbake.errors import ManifestError
 from splitbake.generate import hcl, hygiene
+from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 
@@ -68,6 +69,7 @@ def render(manifest: Manifest, lock: Lock, compat: Compat) -> dict[str, str]:
     values = {
         "'@root@'": shlex.quote(manifest.models.root),
         "'@mode@'": shlex.quote(manifest.models.mode),
+        "# @mark@": MARK,
         "@hygiene@": hygiene.cleanup(),
     }
     for name in _SCRIPTS:
@@ -109,11 +111,7 @@ def inventory(manifest: Manifest, lock: Lock, fingerprint: str) -> dict[str, Any
     }
 
 
-_HEADER = """\
-# Made by splitbake generate from splitbake.yaml and splitbake.lock: change those, not this file.
-# packer-compat: {compat}
-
-"""
+_HEADER = MARK + "\n# packer-compat: {compat}\n\n"
 _SETTLE, _MODELS, _CLEANUP = "10-settle.sh", "30-models.sh", "90-cleanup.sh"
 _SCRIPTS = (_SETTLE, _MODELS, _CLEANUP)
 _SHORT = 12

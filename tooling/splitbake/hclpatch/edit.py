@@ -101,7 +101,7 @@ def _refusal(selector: Selector, chain: Chain) -> PatchError:
     found, last = chain.links[0], chain.last
     hint = "Move the value into a variable or local of its own, and select that."
     if found is not last and last.value.literal is not None and not last.rest:
-        hint = f"Select the value at {last.where}, or ask for references to be followed."
+        hint = f"Select the value at {last.where}, or have references followed (follow: true)."
     return PatchError(f"{found.where}: {selector} is {chain.story}", hint=hint)
 
 

@@ -115,7 +115,9 @@ class _Translator:
             expected = _EXPECTED.get(kind, error["msg"]).format(**context)
         expected, asks, guess = expected.partition("; did you mean")
         message = f"{expected}{self._example(error)}, found {self._shown(error)}{asks}{guess}"
-        if kind == "literal_error":
+        if kind == "literal_error" and value == context["expected"]:
+            message += "; write it without quotes"
+        elif kind == "literal_error":
             message += nearest(str(value), context["expected"].replace("'", "").replace(" or ", ", ").split(", "))
         if kind == "string_type" and isinstance(value, int | float):
             message += f'; write it in quotes: "{self._written(error)}"'

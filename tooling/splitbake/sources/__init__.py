@@ -6,9 +6,11 @@ gets at it. It never holds a file in memory, and it knows nothing of locks: ``sp
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,10 +95,18 @@ class Source(Protocol):
         """
 
 
-def of(uri: str, cloud: Cloud, root: Path) -> Source:
-    """Return the source of ``uri``, which is ``ModelFile.source`` or ``LockedFile.source``."""
-    source: Source = registry.load(registry.MODEL_SOURCES, registry.scheme(uri))(cloud, root)
-    return source
+def opener(cloud: Cloud, root: Path) -> Callable[[str], Source]:
+    """Return what finds the source of a URI, which is ``ModelFile.source`` or ``LockedFile.source``.
+
+    All files of one scheme share one source, and so its connections and what it knows of buckets.
+    """
+
+    @functools.cache
+    def of_scheme(scheme: str) -> Source:
+        source: Source = registry.load(registry.MODEL_SOURCES, scheme)(cloud, root)
+        return source
+
+    return lambda uri: of_scheme(registry.scheme(uri))
 
 
 def download(source: Source, file: LockedFile, target: Path) -> None:

@@ -96,15 +96,7 @@ class S3Source:
         """Return the client for ``bucket``, in the bucket's own region: a presigned URL follows no redirect."""
         with self._making:
             if bucket not in self._clients:
-                from botocore.config import Config
-
-                with aws_errors(f"open the s3 client of bucket {bucket}"):
-                    # Version 4 signatures also open objects that are encrypted with KMS.
-                    self._clients[bucket] = self._cloud.session.client(
-                        "s3",
-                        region_name=self._region(bucket),
-                        config=Config(signature_version="s3v4", retries={"mode": "standard"}),
-                    )
+                self._clients[bucket] = self._cloud.client("s3", region=self._region(bucket))
             return self._clients[bucket]
 
     def _region(self, bucket: str) -> str:

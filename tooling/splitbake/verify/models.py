@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import tempfile
@@ -9,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from splitbake import sources, units
+from splitbake import files, sources, units
 from splitbake.cloud import Cloud
 from splitbake.errors import VerifyError
 from splitbake.lock import LockedFile
@@ -30,33 +31,35 @@ def laid_out(project: Project, cloud: Cloud, say: Say) -> Iterator[Path]:
     cache = _cache()
     with tempfile.TemporaryDirectory(prefix=".tree-", dir=cache) as name:
         root = Path(name) / "models"
-        root.mkdir()
+        source_of = sources.opener(cloud, project.root)
         for file in project.lock.files:
-            target = root / file.path
-            target.parent.mkdir(parents=True, exist_ok=True)
-            _link(fetch(project, cloud, file, say), target)
+            cached, target = cache / file.sha256, root / file.path
+            with files.writing(cached, VerifyError):
+                if not _holds(cached, file):
+                    say(f"fetching {file.path} ({units.format_size(file.size)})")
+                    sources.download(source_of(file.source), file, cached)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                _link(cached, target)
+        for folder, _, _ in os.walk(root):
+            Path(folder).chmod(0o755)  # whatever the umask is, the image's user reads them
         yield root
 
 
-def fetch(project: Project, cloud: Cloud, file: LockedFile, say: Say) -> Path:
-    """Return the content of ``file`` in ``$XDG_CACHE_HOME/splitbake/models/<sha256>``, fetched if need be."""
-    cached = _cache() / file.sha256
-    if not (cached.is_file() and cached.stat().st_size == file.size):
-        say(f"fetching {file.path} ({units.format_size(file.size)})")
-        try:
-            sources.download(sources.of(file.source, cloud, project.root), file, cached)
-        except OSError as problem:
-            raise VerifyError(
-                f"cannot keep {file.path} in {cached.parent}: {problem}", hint="is the disk full?"
-            ) from None
-    return cached
-
-
 def _cache() -> Path:
+    """Return ``$XDG_CACHE_HOME/splitbake/models``, where each file is named by its SHA-256."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(home) / "splitbake" / "models"
-    folder.mkdir(parents=True, exist_ok=True)
+    with files.writing(folder, VerifyError):
+        folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+def _holds(cached: Path, file: LockedFile) -> bool:
+    """Return whether ``cached`` has the locked content: a disk can spoil it, and anybody can write to a cache."""
+    if not cached.is_file() or cached.stat().st_size != file.size:
+        return False
+    with cached.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
 def _link(cached: Path, target: Path) -> None:

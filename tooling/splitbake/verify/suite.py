@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from splitbake import files
 from splitbake.artifact import Artifact, Check, Report, now
 from splitbake.errors import VerifyError
 from splitbake.ui import Say
@@ -68,11 +69,12 @@ def run(
     path = _CHECKS / f"{module}.py" if "/" not in module else Path(module)
     with tempfile.TemporaryDirectory(prefix="splitbake-verify-") as name:
         folder = Path(name)
-        (folder / "expected.json").write_text(json.dumps(expected), encoding="utf-8")
-        (folder / "pytest.ini").write_text("[pytest]\n", encoding="ascii")
+        files.replace(folder / "expected.json", json.dumps(expected), VerifyError)
+        files.replace(folder / "pytest.ini", "[pytest]\n", VerifyError)
         argv = _argv(path, folder, hosts, ssh_config)
         if junit:
-            junit.parent.mkdir(parents=True, exist_ok=True)
+            with files.writing(junit, VerifyError):
+                junit.parent.mkdir(parents=True, exist_ok=True)
             argv += [f"--junitxml={junit.resolve()}", "-o", f"junit_suite_name=splitbake-{artifact.half}"]
         finished = _Finished([], [])
         with (folder / "output").open("w+", encoding="utf-8") as output:
@@ -154,12 +156,11 @@ def _watchdog(process: subprocess.Popen[bytes], limit: float) -> Iterator[_Watch
 
 
 def _take(line: Mapping[str, Any], finished: _Finished, say: Say) -> None:
+    if line["outcome"] == "skipped":  # a kind of check of which the manifest wants none
+        return
     passed = line["outcome"] == "passed"
     check = Check(name=line["name"], passed=passed, saw=line["saw"], seconds=line["seconds"])
-    if line["outcome"] == "broken":
-        finished.broken.append(check)
-    elif line["outcome"] != "skipped":
-        finished.checks.append(check)
+    (finished.broken if line["outcome"] == "broken" else finished.checks).append(check)
     say(f"{'✔' if passed else '✘'} {check.name}{f' ({check.saw})' if check.saw else ''}")
 
 

@@ -1,4 +1,5 @@
 #!/bin/sh
+# @mark@
 # Waits until the first boot is over and nobody else changes the machine; stops the ECS agent; makes room for uploads.
 set -eu
 

@@ -1,4 +1,5 @@
 #!/bin/sh
+# @mark@
 # Puts the model files in place, each only after its checksum was right, and the note of what this AMI holds.
 # Reads models.tsv: sha256 <TAB> bytes <TAB> path below the root <TAB> URL, or upload:NAME for a file beside the list.
 # The list holds presigned URLs: it is removed when this script ends, whatever happens.

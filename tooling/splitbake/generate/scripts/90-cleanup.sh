@@ -1,4 +1,5 @@
 #!/bin/sh
+# @mark@
 # The last step: nothing of the builder may live on in its instances. Nobody can log in again after it.
 set -eu
 

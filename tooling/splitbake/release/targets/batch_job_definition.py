@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 #: What DescribeJobDefinitions says and RegisterJobDefinition does not take; every other field is carried through.
 DESCRIBED_ONLY = frozenset({"containerOrchestrationType", "jobDefinitionArn", "revision", "status"})
 
-#: What the image's entry check exits with where models are missing on the host.
+#: What a job exits with where the host lacks its models (EX_CONFIG of sysexits.h), as the reference project does.
 MISMATCH = "78"
 #: How often a job is tried where only a mismatch is a reason to try again.
 _ATTEMPTS = 3
