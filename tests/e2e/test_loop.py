@@ -130,6 +130,15 @@ def test_verify_both_halves(world, tmp_path):
     assert instances(world) == []
 
 
+def test_a_report_by_a_laxer_standard_does_not_count(world, edited):
+    edited("splitbake.yaml", "budget: 500 MB", "budget: 450 MB")
+    before = live(world)
+    outcome = world.splitbake("release", "--yes")
+    assert outcome.code == 1
+    assert "splitbake verify" in outcome.err
+    assert live(world) == before
+
+
 def test_dry_run_shows_everything_and_changes_nothing(world):
     before = live(world)
     outcome = world.splitbake("release", "--dry-run")

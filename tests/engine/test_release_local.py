@@ -181,6 +181,7 @@ class Site:
                 half=artifact.half,
                 artifact=artifact.id,
                 fingerprint=artifact.fingerprint,
+                standard=self.project.manifest.standard,
                 created="now",
                 seconds=1.0,
                 checks=checks,

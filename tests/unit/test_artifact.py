@@ -11,6 +11,7 @@ from splitbake.artifact import Artifact, Check, Report
 from splitbake.errors import StateError
 from splitbake.state import FolderStore
 
+STANDARD = "sha256:standard"
 FINGERPRINT = "sha256:" + "a" * 64
 
 
@@ -29,7 +30,7 @@ def image(**changes) -> Artifact:
 
 def report(of: Artifact, *checks: Check) -> Report:
     named = {"half": of.half, "artifact": of.id, "fingerprint": of.fingerprint}
-    return Report(**named, created=artifacts.now(), seconds=1.0, checks=checks)
+    return Report(**named, standard=STANDARD, created=artifacts.now(), seconds=1.0, checks=checks)
 
 
 @pytest.fixture
@@ -58,8 +59,13 @@ def test_a_report_counts_for_the_very_artifact_alone(store):
     first, rebuilt = image(), image(id="sha256:" + "c" * 64)
     written = report(first, Check(name="size", passed=True))
     artifacts.save(store, written)
-    assert artifacts.find_report(store, first) == written
-    assert artifacts.find_report(store, rebuilt) is None
+    assert artifacts.find_report(store, first, STANDARD) == written
+    assert artifacts.find_report(store, rebuilt, STANDARD) is None
+
+
+def test_a_report_by_another_standard_does_not_count(store):
+    artifacts.save(store, report(image(), Check(name="size", passed=True)))
+    assert artifacts.find_report(store, image(), "sha256:stricter") is None
 
 
 def test_damage_is_told_with_its_place(store):

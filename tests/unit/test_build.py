@@ -17,7 +17,7 @@ from splitbake import build, fingerprint
 from splitbake.artifact import Artifact
 from splitbake.bake import image
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError, StateError
+from splitbake.errors import BuildError, LockError, StateError
 from splitbake.manifest import Environment
 from splitbake.state import FolderStore
 from splitbake.ui import silent
@@ -47,7 +47,10 @@ def cloud(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cloud]:
 def project(tmp_path: Path) -> Any:
     store = FolderStore(tmp_path / "state")
     wanted = SimpleNamespace(image=SimpleNamespace(repository="app"))
-    return SimpleNamespace(root=tmp_path, manifest=wanted, store=lambda _cloud: store)
+    lock = SimpleNamespace(base_ami=SimpleNamespace(region="eu-west-1"))
+    return SimpleNamespace(
+        root=tmp_path, manifest=wanted, lock=lock, lock_path=tmp_path / "splitbake.lock", store=lambda _cloud: store
+    )
 
 
 @pytest.fixture
@@ -128,3 +131,10 @@ def test_an_artifact_that_cannot_be_remembered_is_named(cloud: Cloud, project: A
     with pytest.raises(StateError) as caught:
         build.build(project, cloud, "image", force=False, say=silent)
     assert made[0].uri in caught.value.message
+
+
+def test_a_lock_of_another_region_is_refused(project, cloud, made):
+    project.lock.base_ami.region = "us-east-1"
+    with pytest.raises(LockError, match=r"of us-east-1, environment 'dev' is in eu-west-1"):
+        build.build(project, cloud, "image", force=True, say=silent)
+    assert made == []

@@ -103,3 +103,11 @@ def test_what_makes_no_client_is_told(monkeypatch):
     with pytest.raises(CloudError, match="not-there") as caught:
         cloud(endpoint="custom").guard()
     assert "AWS_PROFILE" in caught.value.hint
+
+
+def test_an_answer_that_is_not_of_aws_is_told():
+    from botocore.parsers import ResponseParserError
+
+    with pytest.raises(CloudError, match="could not look: the answer is not one of AWS") as caught, aws_errors("look"):
+        raise ResponseParserError("Unable to parse response\n<html>")
+    assert "proxy" in caught.value.hint

@@ -69,7 +69,7 @@ def test_a_lock_that_answers_the_manifest_is_up_to_date(manifest):
     result = lock(manifest, "--check", "--offline")
     assert result.return_value == 0
     assert "up to date" in result.stdout
-    assert "1 model files, 3 B" in result.stderr
+    assert "1 model file, 3 B" in result.stderr
 
 
 def test_a_lock_that_does_not_is_a_finding_and_stays(manifest):

@@ -60,6 +60,7 @@ def test_the_valid_manifest_is_valid(tmp_path):
     ("old", "new", "expected"),
     [
         ("version: 1", "version: 2", "1:10: expected 1, found 2"),
+        ("version: 1", 'version: "1"', "1:10: expected 1, found '1'; write it without quotes"),
         ("version: 1\n", "", "1:1: 'version' is missing (of this format)"),
         (
             "project: video-analysis",

@@ -88,18 +88,19 @@ def test_a_digest_that_is_gone_is_refused(code):
 
 def test_only_a_verified_artifact_passes(tmp_path):
     store = FolderStore(tmp_path)
-    with pytest.raises(ReleaseError, match="was never verified") as caught:
-        require_verified(store, artifact())
+    with pytest.raises(ReleaseError, match="was not verified") as caught:
+        require_verified(store, artifact(), "s")
     assert "splitbake verify ami" in caught.value.hint
     for passed, name in ((False, AMI), (True, AMI), (True, "ami-another")):
         checks = (Check(name="checksums", passed=passed), Check(name="mode", passed=True))
-        report = Report(half="ami", artifact=name, fingerprint="f", created="now", seconds=1.0, checks=checks)
+        named = {"half": "ami", "artifact": name, "fingerprint": "f", "standard": "s"}
+        report = Report(**named, created="now", seconds=1.0, checks=checks)
         artifacts.save(store, report)
         if passed and name == AMI:
-            require_verified(store, artifact())
+            require_verified(store, artifact(), "s")
         else:
-            with pytest.raises(ReleaseError, match="never verified" if passed else "verification: checksums"):
-                require_verified(store, artifact())
+            with pytest.raises(ReleaseError, match="was not verified" if passed else "verification: checksums"):
+                require_verified(store, artifact(), "s")
 
 
 MANIFEST = """\

@@ -23,6 +23,7 @@ def checked(folder: Path, body: str, junit: Path | None = None, limit: float = 6
     report = suite.run(
         str(module),
         artifact=ARTIFACT,
+        standard="sha256:standard",
         hosts="local://",
         expected={"word": "ünï"},
         junit=junit,
@@ -66,6 +67,7 @@ def test_progress_is_told_while_it_goes_on(tmp_path: Path) -> None:
     suite.run(
         str(module),
         artifact=ARTIFACT,
+        standard="sha256:standard",
         hosts="local://",
         expected={},
         junit=None,

@@ -48,6 +48,7 @@ class Report(Spec):
     half: Half
     artifact: Text = Field(description="the artifact's id")
     fingerprint: Text
+    standard: Text = Field(description="digest of what was demanded: Manifest.standard")
     created: Text
     seconds: float
     checks: tuple[Check, ...] = Field(strict=False)
@@ -76,10 +77,10 @@ def find_artifact(store: Store, half: Half, fingerprint: str) -> Artifact | None
     return _find(store, Artifact, half, fingerprint)
 
 
-def find_report(store: Store, artifact: Artifact) -> Report | None:
-    """Return the report about exactly this artifact (same id), None where it was never verified."""
+def find_report(store: Store, artifact: Artifact, standard: str) -> Report | None:
+    """Return the report about exactly this artifact by this standard, None where it was never verified so."""
     report = _find(store, Report, artifact.half, artifact.fingerprint)
-    return report if report and report.artifact == artifact.id else None
+    return report if report and (report.artifact, report.standard) == (artifact.id, standard) else None
 
 
 def _find(store: Store, kind: type[Kind], half: Half, fingerprint: str) -> Kind | None:

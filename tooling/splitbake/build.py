@@ -8,7 +8,7 @@ from splitbake import artifact as artifacts
 from splitbake import fingerprint
 from splitbake.artifact import Artifact, Half
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError, SplitbakeError
+from splitbake.errors import BuildError, LockError, SplitbakeError
 from splitbake.project import Project
 from splitbake.ui import Say
 
@@ -30,6 +30,7 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
         BuildError, ToolError, CloudError: nothing usable was made, and nothing is left running.
         StateError, CloudError: it was made, but could not be remembered; the message names it.
     """
+    _require_region(project, cloud)
     wanted = fingerprint_of(project, half)
     store = project.store(cloud)
     if not force:
@@ -51,7 +52,9 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
 
     Raises:
         BuildError: it was never built, or is gone.
+        LockError: the lock is of another region.
     """
+    _require_region(project, cloud)
     known = artifacts.find_artifact(project.store(cloud), half, fingerprint_of(project, half))
     if known is None:
         raise BuildError(
@@ -63,6 +66,16 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
             hint=f"run splitbake build {half}",
         )
     return known
+
+
+def _require_region(project: Project, cloud: Cloud) -> None:
+    """Refuse a lock of another region: AMI ids mean nothing there."""
+    locked, wanted = project.lock.base_ami.region, cloud.environment.region
+    if locked != wanted:
+        raise LockError(
+            f"{project.lock_path} names a base AMI of {locked}, environment {cloud.name!r} is in {wanted}",
+            hint=f"run splitbake lock --env {cloud.name}",
+        )
 
 
 def fingerprint_of(project: Project, half: Half) -> str:

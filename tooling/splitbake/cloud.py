@@ -124,6 +124,7 @@ def aws_errors(doing: str) -> Iterator[None]:
         doing: completes "could not …", for example "describe launch template x".
     """
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     try:
         yield
@@ -131,6 +132,10 @@ def aws_errors(doing: str) -> Iterator[None]:
         error = problem.response.get("Error", {})
         message = f"could not {doing}: {problem.operation_name} answered {error.get('Code')}: {error.get('Message')}"
         raise CloudError(message, hint=_hint(error.get("Code", ""))) from problem
+    except ResponseParserError as problem:
+        message = f"could not {doing}: the answer is not one of AWS: {str(problem).splitlines()[0]}"
+        hint = "does a proxy answer in its place? check AWS_ENDPOINT_URL and the proxy's settings"
+        raise CloudError(message, hint=hint) from problem
     except BotoCoreError as problem:
         raise CloudError(f"could not {doing}: {problem}", hint=_hint(type(problem).__name__)) from problem
 

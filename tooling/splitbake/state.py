@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
+from splitbake import files
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import CloudError, StateError
 from splitbake.manifest import Manifest
@@ -54,7 +55,7 @@ class FolderStore:
     def create(self, key: str, value: bytes) -> bool:
         """See Store; ``link`` fails where the name exists, on every file system that has it."""
         target = self._root / key
-        with _writing(target), _beside(target, value) as temporary:
+        with files.writing(target, StateError), _beside(target, value) as temporary:
             try:
                 os.link(temporary, target)
             except FileExistsError:
@@ -64,23 +65,13 @@ class FolderStore:
     def put(self, key: str, value: bytes) -> None:
         """See Store."""
         target = self._root / key
-        with _writing(target), _beside(target, value) as temporary:
+        with files.writing(target, StateError), _beside(target, value) as temporary:
             temporary.replace(target)
 
     def keys(self, prefix: str) -> list[str]:
         """See Store."""
         found = (path.relative_to(self._root).as_posix() for path in self._root.rglob("*.json"))
         return sorted(key for key in found if key.startswith(prefix))
-
-
-@contextmanager
-def _writing(target: Path) -> Iterator[None]:
-    """Say of an operating system's error which file could not be written."""
-    try:
-        yield
-    except OSError as problem:
-        hint = "is the disk full, or the folder read-only?"
-        raise StateError(f"cannot write {target}: {problem}", hint=hint) from problem
 
 
 @contextmanager

@@ -72,6 +72,11 @@ def format_seconds(seconds: float) -> str:
     return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
+def counted(number: int, noun: str) -> str:
+    """Return ``1 file``, ``2 files``."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def _quantity(parse: Any, pattern: re.Pattern[str], example: str) -> Any:
     plain = pattern.pattern.replace("?P<number>", "").replace("?P<unit>", "")
     schema = {"type": "string", "pattern": f"^{plain}$", "examples": [example]}

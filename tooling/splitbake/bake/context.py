@@ -152,7 +152,8 @@ def _refuse_odd(root: Path, file: Path) -> None:
     except UnicodeEncodeError:
         raise BuildError(f"the name of {str(file)!r} is not UTF-8", hint="rename it, or exclude it") from None
     except OSError as problem:
-        raise BuildError(f"cannot read {file}: {problem}", hint="is it a link to something that is gone?") from problem
+        hint = "is it there? correct image.requirements or image.include, or the link that leads nowhere"
+        raise BuildError(f"cannot read {file}: {problem.strerror}", hint=hint) from problem
     if not inside:
         raise BuildError(
             f"{file} is a link to {file.resolve()}, outside the context {root}",

@@ -103,7 +103,8 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     uri = ecr.ensure_repository(cloud, image.repository)
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
         order = _order(project, cloud, Path(scratch), uri, fingerprint)
-        say(f"{len(entries)} files, {units.format_size(sum(entry.size for entry in entries))} in the build context")
+        travels = units.format_size(sum(entry.size for entry in entries))
+        say(f"{units.counted(len(entries), 'file')}, {travels} in the build context")
         context.stage(project, entries, order.context)
         size = builder.build(order, say)
         if size > image.budget:

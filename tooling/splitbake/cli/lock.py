@@ -47,5 +47,5 @@ def command(check: bool, offline: bool, project: Project, env: str | None, as_js
         ui.emit_json({"check": check, "changed": bool(moved), "moved": moved, "models": size})
     else:
         click.echo("\n".join(moved) or f"{project.lock_path} is up to date.")
-        click.echo(f"{len(lock.files)} model files, {units.format_size(lock.models_size)}", err=True)
+        click.echo(f"{units.counted(len(lock.files), 'model file')}, {units.format_size(lock.models_size)}", err=True)
     return 2 if check and moved else 0

@@ -12,6 +12,8 @@ from splitbake.artifact import Half, Report
 from splitbake.cli import options
 from splitbake.project import Project
 
+_TITLES: dict[Half, str] = {"ami": "Verifying the AMI", "image": "Verifying the image"}
+
 
 @click.command()
 @click.argument("half", type=click.Choice(get_args(Half)), required=False)
@@ -38,7 +40,7 @@ def command(half: Half | None, junit: Path | None, project: Project, env: str | 
     reports: list[Report] = []
     halves: tuple[Half, ...] = (half,) if half else get_args(Half)
     for each in halves:
-        with ui.stage(f"Verifying the {each}", quiet=as_json) as say:
+        with ui.stage(_TITLES[each], quiet=as_json) as say:
             reports.append(verify.verify(project, cloud, each, junit=junit, say=say))
         if not as_json:
             _show(reports[-1])

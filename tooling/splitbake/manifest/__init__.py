@@ -7,6 +7,8 @@ nearest valid key or value.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
 import operator
 import re
 from collections import Counter
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
+from pydantic_core import to_jsonable_python
 
 from splitbake import registry, units
 from splitbake.errors import ManifestError
@@ -312,6 +315,13 @@ class Manifest(Spec):
     image: Image
     verify: Verify = Field(default_factory=Verify)
     environments: dict[Name, Environment] = Field(min_length=1, description="the first one is the default")
+
+    @property
+    def standard(self) -> str:
+        """Digest of what verification demands beyond the lock: a report made under another one does not count."""
+        demands = [self.verify, self.models.budget, self.models.mode, self.image.budget, self.image.mounts]
+        text = json.dumps(to_jsonable_python(demands), sort_keys=True)
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def load(path: Path) -> Manifest:

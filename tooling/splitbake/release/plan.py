@@ -66,7 +66,7 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
         )
     store, live = project.store(cloud), Live(cloud)
     for artifact in (pair.ami, pair.image):
-        require_verified(store, artifact)
+        require_verified(store, artifact, project.manifest.standard)
     require_image(live, pair.image, project.manifest.image.repository, identity.account)
     context = Context(
         live=live,
@@ -110,16 +110,17 @@ def _new_id() -> str:
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
 
 
-def require_verified(store: Store, artifact: Artifact) -> None:
+def require_verified(store: Store, artifact: Artifact, standard: str) -> None:
     """Refuse an artifact that was not verified, or failed.
 
     Raises:
         ReleaseError: with the names of the checks that failed.
     """
-    report = find_report(store, artifact)
+    report = find_report(store, artifact, standard)
     if report is None:
         raise ReleaseError(
-            f"the {artifact.half} {artifact.uri} was never verified", hint=f"run splitbake verify {artifact.half}"
+            f"the {artifact.half} {artifact.uri} was not verified by what the manifest demands",
+            hint=f"run splitbake verify {artifact.half}",
         )
     if not report.passed:
         failed = ", ".join(check.name for check in report.checks if not check.passed) or "no check was made"

@@ -40,6 +40,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
         return suite.run(
             "ami",
             artifact=artifact,
+            standard=manifest.standard,
             hosts=f"ssh://{HOST}?sudo=true",
             expected=expectation(manifest, project.lock, artifact.fingerprint, instance.public_key),
             ssh_config=instance.ssh_config,

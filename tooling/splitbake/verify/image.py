@@ -45,6 +45,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
         return suite.run(
             "image",
             artifact=artifact,
+            standard=project.manifest.standard,
             hosts=f"docker://{container.id}",
             expected=_expected(project, artifact) | {"found": _found(docker, artifact) | dataclasses.asdict(found)},
             junit=junit,

@@ -41,6 +41,7 @@ def run(
     module: str,
     *,
     artifact: Artifact,
+    standard: str,
     hosts: str,
     expected: Mapping[str, Any],
     ssh_config: Path | None = None,
@@ -55,6 +56,7 @@ def run(
     Args:
         module: name of a module in ``verify/checks``, or path of another one.
         artifact: what the report is about.
+        standard: ``Manifest.standard``, written into the report.
         hosts: what testinfra connects to, for example ``ssh://builder?sudo=true``.
         expected: what the checks compare with.
         ssh_config: how to reach an ``ssh://`` host.
@@ -85,6 +87,7 @@ def run(
         half=artifact.half,
         artifact=artifact.id,
         fingerprint=artifact.fingerprint,
+        standard=standard,
         created=began,
         seconds=round(time.monotonic() - started, 1),
         checks=tuple(finished.checks),

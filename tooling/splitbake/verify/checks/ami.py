@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from splitbake.generate import hygiene
-from splitbake.units import format_size
+from splitbake.units import counted, format_size
 from splitbake.verify.plugin import expectation
 
 pytest_plugins = ["splitbake.verify.plugin"]
@@ -82,7 +82,7 @@ def test_nothing_but_the_models(host: Any, expected: dict[str, Any], saw: Saw) -
     there = host.check_output("find %s -mindepth 1 -type d -printf '%%P\\0'", root).split("\0")
     empty = sorted(set(filter(None, there)) - folders)
     assert not empty, f"folders without a model below {root}: {', '.join(empty[:5])}"
-    saw(f"{len(expected['files'])} files below {root}")
+    saw(f"{counted(len(expected['files']), 'file')} below {root}")
 
 
 def test_folders_of_the_models(host: Any, expected: dict[str, Any], saw: Saw) -> None:
@@ -132,7 +132,7 @@ def test_hygiene(host: Any, saw: Saw, boot_time: float, rule: str) -> None:
         files = [one for one in files if one[1] > 0]
     left = [name for modified, _, name in files if not wanted.reborn or modified + 1 < boot_time - _SLACK]
     assert not left, f"left from the build: {', '.join(left[:5])}"
-    saw(f"{len(files)} files, all of this boot" if files else "nothing there")
+    saw(f"{counted(len(files), 'file')}, all of this boot" if files else "nothing there")
 
 
 def test_machine_id_is_its_own(host: Any, saw: Saw, boot_time: float) -> None:
@@ -152,7 +152,7 @@ def test_only_the_boot_key_may_log_in(host: Any, expected: dict[str, Any], saw: 
     keys = [line for line in lines if line.strip() and not line.startswith("#")]
     others = [line for line in keys if blob not in line.split()]
     assert not others, f"{len(others)} other keys may log in: {', '.join(line.split()[-1] for line in others[:5])}"
-    saw(f"{len(keys)} entries, all of the boot's key")
+    saw(f"{counted(len(keys), 'key')}, the boot's own")
 
 
 def test_disk_has_room(host: Any, saw: Saw) -> None:

@@ -19,7 +19,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from splitbake.units import format_size
+from splitbake.units import counted, format_size
 from splitbake.verify.plugin import expectation
 
 pytest_plugins = ["splitbake.verify.plugin"]
@@ -121,7 +121,7 @@ def test_exactly_the_wanted_files(host: Any, expected: Any, saw: Saw) -> None:
     problems = [f"missing: {path}" for path in wanted.keys() - found.keys()]
     problems += [f"not wanted: {path}" for path in found.keys() - wanted.keys()]
     problems += [f"differs: {path}" for path in wanted.keys() & found.keys() if wanted[path] != found[path]]
-    saw(f"{len(wanted)} files below {expected['workdir']}, nothing else")
+    saw(f"{counted(len(wanted), 'file')} below {expected['workdir']}, nothing else")
     assert not problems, _listed(sorted(problems))
 
 
@@ -170,7 +170,7 @@ def test_command(expected: Any, saw: Saw) -> None:
 def test_mount(host: Any, expected: Any, mount: str, saw: Saw) -> None:
     """Each mount shows its locked model files and refuses to be written to."""
     wanted, found = expected["mounts"][mount], _python(host, _LIST_SIZES, mount)
-    saw(f"{len(found)} files, {format_size(sum(found.values()))}, read-only")
+    saw(f"{counted(len(found), 'file')}, {format_size(sum(found.values()))}, read-only")
     assert found == wanted, f"shows {_listed(sorted(found)) or 'nothing'}"
     answer = _try_to_write(host, mount)
     assert answer == "EROFS", f"writing there: {answer}"
