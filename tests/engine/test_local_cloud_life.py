@@ -20,6 +20,7 @@ import pytest
 from splitbake.errors import LocalCloudError, ToolError
 from splitbake.local import down, images, status, up
 from splitbake.local.engine import LABEL, connect, labels
+from splitbake.local.registry import Registry
 from splitbake.local.state import load
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
@@ -64,6 +65,7 @@ def test_two_ups_are_one_and_down_leaves_nothing(directory):
     ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
     ec2.create_image(InstanceId=instance, Name="left-behind")
     connect().images.get(cloud.python_image).tag(f"{cloud.registry}/left/behind", "v1")
+    Registry(cloud.registry, cloud.registry_password).push(connect(), cloud.python_image, "left/pushed", "v1")
     connect().volumes.create(f"left-{cloud.id}", labels=labels(cloud.id))
 
     removed = down(directory)
@@ -71,7 +73,8 @@ def test_two_ups_are_one_and_down_leaves_nothing(directory):
     assert objects(cloud.id) == []
     assert not directory.exists()
     assert not any(process.alive for process in cloud.processes)
-    assert [tag for image in connect().images.list() for tag in image.tags if tag.startswith(cloud.registry)] == []
+    names = [name for image in connect().images.list() for name in image.tags + image.attrs["RepoDigests"]]
+    assert [name for name in names if name.startswith(cloud.registry)] == []
     assert connect().images.get(cloud.instance_image), "the shared base image stays"
     assert status(directory) is None
     assert down(directory) == []

@@ -110,8 +110,8 @@ def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
 
 
 def _names(client: Any, prefix: str) -> list[str]:
-    """Return the names (by tag, else by digest) of the engine's images that start with ``prefix``."""
+    """Return the names of the engine's images that start with ``prefix``: a pushed image has one by its digest, too."""
     images = client.images.list()
     tags = [tag for image in images for tag in image.tags]
-    digests = [name for image in images if not image.tags for name in image.attrs.get("RepoDigests") or []]
+    digests = [name for image in images for name in image.attrs.get("RepoDigests") or []]
     return [name for name in tags + digests if name.startswith(prefix)]
