@@ -31,8 +31,8 @@ CODE = re.compile(
 )
 YAML = re.compile(r"^```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(?:#[^)\s]*)?\)")
-#: A call as it is typed, up to what a shell would end it with.
-CALL = re.compile(r"(?<![\w./-])splitbake +([a-z][^\n#&|;>)\"`]*)")
+#: A call as it is typed, up to what a shell, or the time in a transcript, would end it with.
+CALL = re.compile(r"(?<![\w./-])splitbake +([a-z](?:(?!  and  \$)[^\n#&|;>()\"`])*)")
 
 
 def name(page: Path) -> str:
