@@ -11,6 +11,8 @@ from splitbake.artifact import Artifact, Report
 from splitbake.errors import VerifyError
 from splitbake.verify import suite
 
+pytestmark = pytest.mark.engine
+
 ARTIFACT = Artifact(
     half="ami", id="ami-1", location="eu-west-1", fingerprint="sha256:1", created="2026-01-01", seconds=1.0, size=1
 )
