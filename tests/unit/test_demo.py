@@ -32,6 +32,7 @@ def one_round() -> story.Round:
 
 def test_the_summary_says_all_that_a_machine_may_ask():
     body = story.summary(one_round(), one_round(), shipped=7, total=20.04)
+    first = {key: value for key, value in body.items() if key not in {"second_round", "total_seconds"}}
     assert body == {
         "ami_id": "ami-1",
         "ami_fingerprint": "sha256:a",
@@ -45,7 +46,7 @@ def test_the_summary_says_all_that_a_machine_may_ask():
         "launch_template_version": 2,
         "job": {"status": "SUCCEEDED", "result": {"frames": 2, "faces": 3, "faces_per_frame": [1, 2]}},
         "seconds": SECONDS,
-        "second_round": {**{key: body[key] for key in body["second_round"] if key in body}, "shipped_bytes": 7},
+        "second_round": {**first, "shipped_bytes": 7},
         "total_seconds": 20.0,
     }
 

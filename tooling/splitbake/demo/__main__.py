@@ -81,7 +81,8 @@ def _second_round(loop: Loop, source: Path) -> Round:
         file.write("# one more line\n")
     lock = loop.run("lock", "lock", "--check", "--offline")
     built = {**loop.run("build ami", "build", "ami"), **loop.run("build image", "build", "image")}
-    tell(f"  AMI {'unchanged, reused' if built['ami']['reused'] else 'BUILT AGAIN'}; image built anew")
+    for half in ("ami", "image"):
+        tell(f"  {half}: {'unchanged, reused' if built[half]['reused'] else 'built anew'}")
     return _verify_and_release(loop, lock, built)
 
 

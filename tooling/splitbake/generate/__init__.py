@@ -17,7 +17,7 @@ from splitbake.generate import dockerfile, packer
 from splitbake.generate.mark import is_marked
 from splitbake.project import Project
 
-#: Which Packer the HCL is for: Debian's 1.6, or any from 1.10 on (which takes plugins by ``packer init``).
+#: Which Packer the HCL is for: Debian's 1.6, or any from 1.7 on (which takes plugins by ``packer init``).
 Compat = Literal["1.6", "latest"]
 
 _COMPAT_LINE = re.compile(r"^# packer-compat: (?P<compat>\S+)$", re.MULTILINE)

@@ -85,7 +85,7 @@ class Runner:
         """Take a job from SUBMITTED to its end."""
         try:
             self._run(job)
-        except Exception:
+        except Exception:  # the top of a thread: whatever it was, the job must end, or it would stay RUNNING for ever
             log.exception("job %s: the local cloud failed to run it", job.job_id)
             self._finish(job, Attempt(datetime.now(), status_reason="The local cloud failed; its server.log says why"))
 
