@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import os
+import shutil
+import tempfile
+from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from splitbake import patterns
-from splitbake.bake import context
+from splitbake import context, patterns
+from splitbake.bake import staging
 from splitbake.errors import BuildError
 from splitbake.lock import LockedFile
 from splitbake.manifest import Image
@@ -26,14 +30,24 @@ def project(tmp_path):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(content)
         plain = {"base": "x", "mounts": {"models": "/m"}, "command": ["x"], "repository": "x", "budget": "1 GB"}
-        manifest = SimpleNamespace(image=Image.model_validate(plain | {"include": include} | image))
+        manifest = SimpleNamespace(image=Image.model_validate(plain | {"include": include} | image), contract=1)
         locked = [
             LockedFile(path=f"models/{i}", source="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())
             for i, data in enumerate(models)
         ]
-        return SimpleNamespace(root=tmp_path, manifest=manifest, lock=SimpleNamespace(files=locked))
+        lock = SimpleNamespace(files=locked, base_ami=SimpleNamespace(architecture="x86_64"))
+        return SimpleNamespace(root=tmp_path, manifest=manifest, lock=lock)
 
     return make
+
+
+def settle(folder: Path) -> None:
+    """Wait until the file system's clock has moved on since anything below ``folder`` changed."""
+    newest = max(path.lstat().st_ctime_ns for path in [folder, *folder.rglob("*")])
+    while True:
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            if os.fstat(probe.fileno()).st_ctime_ns > newest:
+                return
 
 
 def paths(project) -> list[str]:
@@ -133,6 +147,129 @@ def test_links(project, tmp_path_factory):
         link.unlink()
 
 
+def test_a_link_that_is_retargeted_counts_as_its_new_target(project):
+    made = project({"lib/a.py": "a", "lib/b.py": "b"}, ["lib/"])
+    link = made.root / "lib/link"
+    for target in ("a", "b", "a"):
+        link.unlink(missing_ok=True)
+        link.symlink_to(f"{target}.py")
+        settle(made.root)
+        for _ in range(2):
+            assert context.collect(made)[2].sha256 == hashlib.sha256(target.encode()).hexdigest()
+
+
+def test_a_circle_of_links_is_refused(project):
+    made = project({"lib/a.py": "a"}, ["lib/"])
+    (made.root / "lib/one").symlink_to("two")
+    (made.root / "lib/two").symlink_to("one")
+    with pytest.raises(BuildError, match=r"cannot read .*lib/(one|two)"):
+        context.collect(made)
+
+
+def test_requirements_below_a_link_must_lie_in_the_context_too(project, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "r.txt").write_text("x==1\n")
+    made = project({"run.py": "", "in/r.txt": "x==1\n"}, ["run.py"], requirements="link/r.txt")
+    (made.root / "link").symlink_to("in")
+    assert paths(made) == ["link/r.txt", "run.py"]
+    (made.root / "link").unlink()
+    (made.root / "link").symlink_to(outside)
+    with pytest.raises(BuildError, match="outside the context"):
+        context.collect(made)
+
+
+def test_the_context_may_be_reached_through_a_link(project):
+    made = project({"real/lib/a.py": "a"}, ["lib/"], context="src")
+    (made.root / "src").symlink_to("real")
+    assert paths(made) == ["lib/a.py"]
+
+
+def test_a_folder_that_cannot_be_listed_is_named(project, monkeypatch):
+    made = project({"lib/a.py": "a"}, ["lib/"])
+
+    def refuse(folder: str, flags: int) -> int:
+        raise PermissionError(13, "Permission denied", folder)
+
+    monkeypatch.setattr(context.os, "open", refuse)
+    with pytest.raises(BuildError, match=f"cannot list {made.root}/?: .*Permission denied"):
+        context.collect(made)
+
+
+def test_a_file_that_cannot_be_read_is_named(project, monkeypatch):
+    made = project({"lib/a.py": "a"}, ["lib/"])
+
+    def refuse(_descriptor, _buffers):
+        raise OSError(5, "Input/output error", str(made.root / "lib/a.py"))
+
+    monkeypatch.setattr(context.digests.os, "readv", refuse)
+    with pytest.raises(BuildError, match=r"cannot read .*lib/a\.py: Input/output error"):
+        context.collect(made)
+
+
+def test_a_name_that_is_not_utf_8_is_refused(project):
+    made = project({"run.py": ""}, ["*"])
+    (made.root / os.fsdecode(b"\xff.py")).write_bytes(b"")
+    with pytest.raises(BuildError, match=r"udcff\.py' is not UTF-8"):
+        context.collect(made)
+
+
+NAMES = [
+    "new\nline",
+    " blank ",
+    "-rf",
+    "'",
+    "a.b",
+    "a/b",
+    "a-b",
+    "caf\u00e9",
+    "cafe\u0301",
+    "日本",
+    "\U0001f600",
+    "\uffff",
+]
+
+
+def test_names_of_every_kind_travel_in_the_order_of_their_bytes(project):
+    made = project(dict.fromkeys(NAMES, "x"), ["**"])
+    assert [path.encode() for path in paths(made)] == sorted(name.encode() for name in NAMES)
+
+
+@pytest.mark.parametrize("place", [".", "build"])
+def test_the_cache_itself_never_travels(project, place):
+    made = project({f"{place}/run.py": "x"}, ["**"], context=place)
+    settle(made.root)
+    first = context.collect(made)
+    assert (made.root / context.CACHE).is_file()
+    assert [entry.path for entry in first] == ["run.py"]
+    assert context.collect(made) == first
+
+
+def test_a_project_that_is_at_rest_is_not_read_again(project, monkeypatch):
+    made = project(TREE, ["lib/", "*.py"])
+    settle(made.root)
+    first = context.collect(made)
+    monkeypatch.setattr(context.digests.os, "readv", lambda *_: pytest.fail("a file is read"))
+    assert context.collect(made) == first
+    with pytest.raises(pytest.fail.Exception):
+        context.collect(made, cached=False)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_collection_is_left_as_it_was(project, enabled):
+    made = project(TREE, ["lib/"])
+    try:
+        if not enabled:
+            gc.disable()
+        context.collect(made)
+        assert gc.isenabled() == enabled
+        shutil.rmtree(made.root / "lib")
+        with pytest.raises(BuildError):
+            context.collect(made)
+        assert gc.isenabled() == enabled
+    finally:
+        gc.enable()
+
+
 def test_a_pipe_is_refused_and_never_opened(project):
     made = project({"lib/a.py": ""}, ["lib/"])
     os.mkfifo(made.root / "lib/pipe")
@@ -158,7 +295,7 @@ def test_staging_copies_exactly_the_entries_with_fixed_modes_and_times(project, 
     made = project(TREE, ["lib/", "run.py"], exclude=["**/*.csv"])
     stages = [tmp_path_factory.mktemp("stage") for _ in range(2)]
     for stage in stages:
-        context.stage(made, context.collect(made), stage)
+        staging.stage(made, context.collect(made), stage)
         (made.root / "run.py").chmod(0o640)
     found = [
         {str(p.relative_to(stage)): (p.stat().st_mode, p.stat().st_mtime) for p in [stage, *stage.rglob("*")]}
@@ -173,18 +310,136 @@ def test_a_file_that_changes_during_the_build_is_noticed(project, tmp_path_facto
     entries = context.collect(made)
     (made.root / "run.py").write_text("two")
     with pytest.raises(BuildError, match="changed during the build"):
-        context.stage(made, entries, tmp_path_factory.mktemp("stage"))
+        staging.stage(made, entries, tmp_path_factory.mktemp("stage"))
+
+
+# What may happen to a file between two scans; each takes its path and a byte, and none changes its size.
+def write(file: Path, byte: bytes) -> None:
+    file.write_bytes(byte)
+
+
+def write_at_the_old_time(file: Path, byte: bytes) -> None:
+    before = file.stat()
+    file.write_bytes(byte)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def replace(file: Path, byte: bytes) -> None:
+    before, other = file.stat(), file.with_name("other")
+    other.write_bytes(byte)
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.rename(file)
+
+
+def touch(file: Path, byte: bytes) -> None:
+    os.utime(file, ns=(0, byte[0]))
+
+
+def chmod(file: Path, byte: bytes) -> None:
+    file.chmod(0o755 if byte[0] % 2 else 0o644)
+
+
+def swap(file: Path, byte: bytes) -> None:
+    folder = file.parent
+    file.rename(folder / "aside")
+    (folder / byte.decode()).rename(file)
+    (folder / "aside").rename(folder / byte.decode())
+
+
+def relink(file: Path, byte: bytes) -> None:
+    link = file.parent / "link"
+    link.unlink(missing_ok=True)
+    link.symlink_to(byte.decode())
+
+
+def clone(file: Path, byte: bytes) -> None:
+    """Copy the tree with its times and its cache, and put the copy in its place."""
+    root = file.parents[1]
+    shutil.copytree(root, f"{root}.copy", symlinks=True)
+    shutil.rmtree(root)
+    Path(f"{root}.copy").rename(root)
+
+
+def rest(file: Path, byte: bytes) -> None:
+    settle(file.parent)
+
+
+@settings(max_examples=50)
+@given(
+    happened=st.lists(
+        st.tuples(
+            st.sampled_from([write, write_at_the_old_time, replace, touch, chmod, swap, relink, clone, rest, rest]),
+            st.sampled_from(["a", "b", "c"]),
+            st.sampled_from([b"a", b"b", b"c"]),
+        ),
+        max_size=12,
+    )
+)
+def test_whatever_happens_the_cache_changes_no_answer(happened):
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "project"
+        (root / "lib").mkdir(parents=True)
+        for name in "abc":
+            (root / "lib" / name).write_text(name)
+        image = Image.model_validate(
+            {"base": "x", "mounts": {"models": "/m"}, "command": ["x"], "repository": "x", "budget": "1 GB"}
+            | {"include": ["**"]}
+        )
+        made = SimpleNamespace(root=root, manifest=SimpleNamespace(image=image), lock=SimpleNamespace(files=[]))
+        for change, name, byte in happened:
+            if not (change is swap and name.encode() == byte):
+                change(root / "lib" / name, byte)
+            assert context.collect(made) == context.collect(made, cached=False)
 
 
 parts = st.text(st.sampled_from("ab.*?"), min_size=1, max_size=4)
 paths_of_parts = st.lists(st.text(st.sampled_from("ab."), min_size=1, max_size=3), min_size=1, max_size=3)
+some_patterns = st.builds(
+    "{}{}".format, st.lists(parts, min_size=1, max_size=3).map("/".join), st.sampled_from(["", "/"])
+)
+some_paths = paths_of_parts.map(lambda path: "/".join(part for part in path if part.strip(".")) or "a")
 
 
-@given(pattern=st.lists(parts, min_size=1, max_size=3).map("/".join), path=paths_of_parts)
+@given(pattern=some_patterns, path=some_paths)
 def test_a_pattern_is_looked_for_wherever_it_could_take_something(pattern, path):
-    path = [part for part in path if part.strip(".")] or ["a"]
-    if patterns.takes(pattern, "/".join(path)):
-        assert all(patterns.may_take_below(pattern, "/".join(path[:depth])) for depth in range(1, len(path)))
+    if patterns.takes(pattern, path):
+        folders = [str(parent) for parent in PurePosixPath(path).parents][:-1]
+        assert all(patterns.may_take_below(pattern, folder) for folder in folders)
+
+
+@given(pattern=some_patterns, path=some_paths)
+def test_a_pattern_takes_what_it_names_and_all_below_a_folder_that_it_names(pattern, path):
+    folders = [str(parent) for parent in PurePosixPath(path).parents][:-1]
+    below = any(patterns.names(pattern, folder) for folder in folders)
+    assert patterns.takes(pattern, path) == (below or (not pattern.endswith("/") and patterns.names(pattern, path)))
+
+
+@given(wanted=st.lists(some_patterns, max_size=4), path=some_paths)
+def test_many_patterns_at_once_are_each_on_its_own(wanted, path):
+    assert bool(patterns.naming(wanted)(path)) == any(patterns.names(pattern, path) for pattern in wanted)
+
+
+@given(pattern=some_patterns, among=st.lists(some_paths, unique=True).map(sorted))
+def test_what_is_taken_among_many(pattern, among):
+    assert list(patterns.taken(pattern, among)) == [path for path in among if patterns.takes(pattern, path)]
+
+
+@given(wanted=some_patterns, unwanted=st.lists(some_patterns, max_size=2), tree=st.lists(some_paths, unique=True))
+def test_a_scan_finds_exactly_what_the_patterns_take(wanted, unwanted, tree):
+    """However it cuts the search short."""
+    tree = [path for path in tree if not any(other.startswith(f"{path}/") for other in tree)]
+    image = Image.model_construct(include=(wanted,), exclude=tuple(unwanted))
+    with tempfile.TemporaryDirectory() as folder:
+        for path in tree:
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_bytes(b"")
+        search = context._Search(image, Path(folder), Path(folder) / "none")
+        search.run()
+    assert sorted(search.paths) == sorted(
+        path
+        for path in tree
+        if patterns.takes(wanted, path) and not any(patterns.takes(pattern, path) for pattern in unwanted)
+    )
 
 
 @given(name=st.text(st.characters(exclude_categories=["C"], exclude_characters="/*?"), min_size=1))

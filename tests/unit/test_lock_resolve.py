@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 import boto3
@@ -10,11 +11,12 @@ import pytest
 import yaml
 from moto import mock_aws
 
+from splitbake import lock as locks
 from splitbake import registry, resolve
 from splitbake.errors import LockError, SourceError
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedModels
 from splitbake.project import Project
-from splitbake.sources.file import FileSource
+from splitbake.sources import Found
 from splitbake.ui import silent
 
 BASE_AMI = LockedBaseAmi(
@@ -105,13 +107,59 @@ def test_a_replaced_object_is_read_again_and_only_that(s3, tmp_path):
     assert second[0].files[1].sha256 == hashlib.sha256(b"c").hexdigest()
 
 
-def test_a_local_file_is_always_read(s3, tmp_path):
-    (tmp_path / "local.bin").write_bytes(b"one")
+def settle(*files: Path) -> None:
+    """Wait until the file system's clock has moved on since ``files`` were written (4 ms on ext4)."""
+    newest = max(file.stat().st_ctime_ns for file in files)
+    probe = files[0].with_name(".probe")
+    while not probe.exists() or probe.stat().st_ctime_ns <= newest:
+        probe.write_bytes(b"")
+    probe.unlink()
+
+
+def test_a_local_file_is_read_again_only_when_it_has_changed(s3, tmp_path):
+    file = tmp_path / "local.bin"
+    file.write_bytes(b"one")
+    settle(file)
     made = project(tmp_path, {"path": "models/z", "from": "local.bin"})
-    first, _ = models(made)
-    (tmp_path / "local.bin").write_bytes(b"two")
-    second, _ = models(made, first)
-    assert first != second
+    first, read = models(made)
+    assert read == ["local.bin"]
+    assert models(made) == (first, [])
+    before = file.stat()
+    file.write_bytes(b"two")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    second, read = models(made)
+    assert read == ["local.bin"]
+    assert second[0].files[0].sha256 == hashlib.sha256(b"two").hexdigest()
+
+
+def locked(made: Project) -> Project:
+    """Write the lock that answers ``made`` now."""
+    lock = Lock(base_ami=BASE_AMI, base_image=BASE_IMAGE, models=models(made)[0])
+    locks.write(made.lock_path, lock)
+    return Project(made.manifest_path)
+
+
+def test_models_in_the_project_that_the_lock_does_not_describe_are_named(s3, tmp_path):
+    for name in ("single", "folder/gone", "folder/kept", "folder/other"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"one")
+    entries = [{"path": "models/z", "from": "single"}, {"path": "models/f/", "from": "folder/"}]
+    made = locked(project(tmp_path, *entries, {"path": "models/y", "from": "s3://models/y"}))
+    assert resolve.changed_models(made) == []
+    (tmp_path / "folder/gone").unlink()
+    (tmp_path / "folder/new").write_bytes(b"one")
+    (tmp_path / "folder/other").write_bytes(b"two")
+    assert resolve.changed_models(made) == ["folder/gone", "folder/new", "folder/other"]
+    (tmp_path / "single").unlink()
+    assert "single" in resolve.changed_models(made)
+    (tmp_path / "single").mkdir()
+    assert "single" in resolve.changed_models(made)
+
+
+def test_models_from_elsewhere_are_no_business_of_the_project_folder(s3, tmp_path):
+    made = locked(project(tmp_path, {"path": "models/y", "from": "s3://models/y"}))
+    assert resolve.changed_models(made) == []
+    assert not (tmp_path / "build").exists()
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -180,14 +228,22 @@ def test_an_error_in_one_file_ends_the_others(s3, tmp_path):
 def test_an_error_in_one_file_does_not_wait_for_the_end_of_another(s3, tmp_path, monkeypatch):
     """A model can be gigabytes: this one has no end at all."""
 
-    class Endless(FileSource):
+    class Endless:
+        def __init__(self, cloud, root):
+            pass
+
+        @staticmethod
+        def check(uri):
+            pass
+
+        def find(self, entry):
+            return [Found(entry.path, entry.source, size=None, etag=None)]
+
         def open(self, file):
             if file.source == "b":
                 raise SourceError("b is gone")
             return Path("/dev/zero").open("rb")
 
-    for name in ("a", "b"):
-        (tmp_path / name).write_bytes(b"x")
     monkeypatch.setattr(registry, "load", lambda _kinds, _kind: Endless)
     with pytest.raises(SourceError, match="b is gone"):
         models(project(tmp_path, {"path": "models/z", "from": "a"}, {"path": "models/b", "from": "b"}))

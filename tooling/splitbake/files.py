@@ -22,8 +22,8 @@ def writing(path: Path, kind: type[SplitbakeError]) -> Iterator[None]:
         ) from problem
 
 
-def replace(path: Path, text: str, kind: type[SplitbakeError], *, mode: int = 0o644) -> None:
-    """Write ``text`` to ``path``, all of it or nothing; makes the folder.
+def replace(path: Path, content: str | bytes, kind: type[SplitbakeError], *, mode: int = 0o644) -> None:
+    """Write ``content`` to ``path``, all of it or nothing; makes the folder.
 
     Raises:
         SplitbakeError: of ``kind``; what was there before is untouched.
@@ -33,7 +33,7 @@ def replace(path: Path, text: str, kind: type[SplitbakeError], *, mode: int = 0o
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
             partial = Path(file.name)
             try:
-                file.write(text.encode())
+                file.write(content if isinstance(content, bytes) else content.encode())
                 file.flush()
                 partial.chmod(mode)
                 partial.replace(path)

@@ -8,25 +8,43 @@ from __future__ import annotations
 
 import functools
 import re
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import takewhile
 from pathlib import PurePosixPath
 
+_WILDCARD = re.compile(r"[*?]")
 _TOKEN = re.compile(r"\*\*/?|\*|\?|[^*?]+")
 
 
 def is_glob(text: str) -> bool:
     """Return whether ``text`` has a wildcard."""
-    return "*" in text or "?" in text
+    return _WILDCARD.search(text) is not None
 
 
 def names(pattern: str, path: str) -> bool:
     """Return whether ``pattern`` names ``path`` itself, not only a folder above it."""
-    return _compiled(pattern.rstrip("/")).fullmatch(path) is not None
+    return _naming(pattern.rstrip("/")).fullmatch(path) is not None
 
 
 def takes(pattern: str, path: str) -> bool:
     """Return whether ``pattern`` takes the file ``path``: names it, or a folder that it lies in."""
-    folders = [str(parent) for parent in PurePosixPath(path).parents][:-1]
-    return any(names(pattern, folder) for folder in folders) or (not pattern.endswith("/") and names(pattern, path))
+    return _taking(pattern).fullmatch(path) is not None
+
+
+def taken(pattern: str, paths: Sequence[str]) -> Iterator[str]:
+    """Yield those of the files ``paths`` (sorted) that ``pattern`` takes; looks only where it can take any."""
+    start = _WILDCARD.split(_clean(pattern))[0]
+    near = takewhile(lambda path: path.startswith(start), paths[bisect_left(paths, start) :])
+    return filter(_taking(pattern).fullmatch, near)
+
+
+def naming(patterns: Iterable[str]) -> Callable[[str], object]:
+    """Return what is true for the paths that any of ``patterns`` names: for asking about very many paths."""
+    wanted = [_clean(pattern) for pattern in patterns]
+    ends = tuple(_WILDCARD.split(pattern)[-1] for pattern in wanted)  # a look at the end settles most paths
+    fullmatch = re.compile("|".join(map(_expression, wanted)), re.DOTALL).fullmatch
+    return lambda path: path.endswith(ends) and fullmatch(path)
 
 
 def may_take_below(pattern: str, folder: str) -> bool:
@@ -41,11 +59,24 @@ def may_take_below(pattern: str, folder: str) -> bool:
 
 
 @functools.cache
-def _compiled(pattern: str) -> re.Pattern[str]:
+def _naming(pattern: str) -> re.Pattern[str]:
+    return re.compile(_expression(pattern), re.DOTALL)
+
+
+@functools.cache
+def _taking(pattern: str) -> re.Pattern[str]:
+    return re.compile(_expression(pattern) + ("/.*" if pattern.endswith("/") else "(?:/.*)?"), re.DOTALL)
+
+
+def _expression(pattern: str) -> str:
     """Translate as moby/patternmatcher does, so that .dockerignore means the same."""
-    clean = str(PurePosixPath(pattern))
+    clean = _clean(pattern)
     start, below = (clean[:-2], ".*") if clean.endswith("**") else (clean, "")
-    return re.compile("".join(map(_translated, _TOKEN.findall(start))) + below, re.DOTALL)
+    return f"(?:{''.join(map(_translated, _TOKEN.findall(start)))}{below})"
+
+
+def _clean(pattern: str) -> str:
+    return str(PurePosixPath(pattern))
 
 
 def _translated(token: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import threading
@@ -12,14 +13,15 @@ from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
-from splitbake import sources
+from splitbake import registry, sources
 from splitbake.cloud import Cloud
 from splitbake.errors import LockError, SourceError
 from splitbake.lock import Lock, LockedBaseImage, LockedFile, LockedModels
 from splitbake.manifest import Manifest
 from splitbake.project import Project
 from splitbake.sources import CHUNK, Found, Source
-from splitbake.ui import Say
+from splitbake.sources.file import FileSource
+from splitbake.ui import Say, silent
 from splitbake.units import format_size
 
 #: Files that are read at once. More streams than this fill no line faster.
@@ -65,8 +67,10 @@ def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: S
         for entry in sorted(entries, key=lambda entry: entry.path)
     ]
     _check_paths(file.path for _, _, files in found for file in files)
+    in_project = [file for _, source, files in found if isinstance(source, FileSource) for file in files]
+    local = FileSource(cloud, project.root).contents(in_project, say)
     stopped = threading.Event()
-    lock_file = functools.partial(_lock_file, known=known, stopped=stopped, say=say)
+    lock_file = functools.partial(_lock_file, known=known, local=local, stopped=stopped, say=say)
     with ThreadPoolExecutor(_THREADS) as pool:
         jobs = [
             (entry, [pool.submit(lock_file, source, file, entry.sha256) for file in files])
@@ -87,17 +91,42 @@ def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: S
             raise
 
 
+def changed_models(project: Project) -> list[str]:
+    """Return the model files in the project that are not what the lock says: changed, gone, or new in a folder.
+
+    By their paths in the project, sorted. Takes milliseconds where nothing was touched since the last time.
+
+    Raises:
+        LockError: the lock does not belong to the manifest.
+        SourceError: a file cannot be read.
+    """
+    entries = [entry for entry in project.manifest.models.files if entry.scheme == ""]
+    if not entries:
+        return []
+    locked = {file.source: file.sha256 for file in project.lock.files if registry.scheme(file.source) == ""}
+    source = FileSource(project.cloud(), project.root)
+    there: list[Found] = []
+    for entry in entries:
+        with contextlib.suppress(SourceError):  # all that it had is gone then; splitbake lock will say why
+            there += source.find(entry)
+    present = {path: sha256 for path, (_, sha256) in source.contents(there, silent).items()}
+    return sorted(path for path in locked.keys() | present.keys() if locked.get(path) != present.get(path))
+
+
 def _lock_file(
     source: Source,
     file: Found,
     pinned: str | None,
     *,
     known: Mapping[str, LockedFile],
+    local: Mapping[str, tuple[int, str]],
     stopped: threading.Event,
     say: Say,
 ) -> LockedFile:
     old = known.get(file.source)
-    if old and file.etag and (old.etag, old.size) == (file.etag, file.size):
+    if file.source in local:
+        size, sha256 = local[file.source]
+    elif old and file.etag and (old.etag, old.size) == (file.etag, file.size):
         size, sha256 = old.size, old.sha256
     else:
         say(file.source)

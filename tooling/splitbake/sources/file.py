@@ -1,17 +1,26 @@
-"""Model files that lie in the project; the bake uploads them to the build machine."""
+"""Model files that lie in the project; the bake uploads them to the build machine.
+
+Hashing them again is spared where they provably have not changed (``splitbake.digests``).
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from splitbake import digests
 from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.manifest import ModelFile
 from splitbake.sources import Found, Readable
+from splitbake.ui import Say
+
+#: Below the project's folder: the digests of the model files in it.
+CACHE = f"{digests.FOLDER}/models"
 
 
 class FileSource:
@@ -28,7 +37,7 @@ class FileSource:
             raise ValueError("expected a path below the project's folder, for example models/yolo.onnx")
 
     def find(self, entry: ModelFile) -> list[Found]:
-        """See Source. There is no entity tag: a local file is cheap to hash, and its times prove nothing."""
+        """See Source. There is no entity tag: the lock is for every machine, and a file's times are this one's."""
         if not entry.is_folder:
             return [self._found(entry.path, entry.source)]
         folder = self._inside(entry.source.removesuffix("/"))
@@ -40,6 +49,25 @@ class FileSource:
         if not names:
             raise SourceError(f"no file lies below {entry.source}", hint=_PUT_IT_THERE)
         return [self._found(entry.path + name, entry.source + name) for name in names]
+
+    def contents(self, found: Sequence[Found], say: Say) -> dict[str, tuple[int, str]]:
+        """Return source -> bytes and SHA-256 of files that were found; ``say`` takes each one that must be read.
+
+        Raises:
+            SourceError: one is gone by now, or cannot be read.
+        """
+        root = self._root.resolve()
+        real = {file.source: self._regular(file.source) for file in found}
+        try:
+            paths = [str(path.relative_to(root)) for path in real.values()]
+            seen = [digests.state(path.stat()) for path in real.values()]
+            states, contents = digests.read(root, paths, seen, cache=self._root / CACHE, say=say)
+        except OSError as problem:
+            raise SourceError(
+                f"{problem.filename} cannot be read: {problem.strerror}", hint="run it again when the file is at rest"
+            ) from problem
+        sizes = [size for size, _ in digests.sizes_and_modes(states)]
+        return dict(zip(real, zip(sizes, contents, strict=True), strict=True))
 
     def open(self, file: Readable) -> AbstractContextManager[BinaryIO]:
         """See Source."""
