@@ -15,7 +15,7 @@ variable "fingerprint" {
 
 variable "inputs" {
   type        = string
-  description = "folder with models.tsv, ami.json and the model files to upload"
+  description = "folder with models.tsv, ami.json, contract and the model files to upload"
   default     = "inputs"
 }
 
@@ -56,6 +56,7 @@ locals {
     "splitbake:project"     = "video-analysis"
     "splitbake:run"         = var.run
     "splitbake:fingerprint" = var.fingerprint
+    "splitbake:contract"    = "1"
   }
 }
 

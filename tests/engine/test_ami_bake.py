@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from splitbake import contract, health
 from splitbake.artifact import Artifact, Report
 from splitbake.bake import ami
 from splitbake.cloud import Cloud
@@ -191,15 +192,17 @@ def nothing_left(filled: None, aws: Callable[[str], Any]) -> Iterator[None]:
 
 def test_the_ami_is_there_with_tags_on_it_and_its_snapshot(baked: Any, aws: Callable[[str], Any]) -> None:
     bench, artifact, _ = baked
-    assert ami.exists(bench.cloud, artifact)
+    assert not health.problem(bench.cloud, artifact, repository="")
     (image,) = aws("ec2").describe_images(ImageIds=[artifact.id])["Images"]
     (snapshot,) = aws("ec2").describe_snapshots(SnapshotIds=list(artifact.snapshots))["Snapshots"]
     for thing in (image, snapshot):
         tags = {tag["Key"]: tag["Value"] for tag in thing["Tags"]}
         assert tags["splitbake:fingerprint"] == FINGERPRINT
         assert tags["splitbake:project"] == "bake-test"
+        assert tags["splitbake:contract"] == "1"
         assert tags["Name"] == image["Name"] == f"bake-test-abababababab-{tags['splitbake:run']}"
     assert artifact.size == sum(map(len, CONTENT.values())) + len("from this machine")
+    assert artifact.offers == contract.offer(bench.project.manifest, bench.project.lock)
 
 
 def test_a_baked_ami_passes_every_check(baked: Any) -> None:
@@ -292,11 +295,12 @@ def test_ctrl_c_leaves_nothing(bench: Bench, moment: str) -> None:
         bench.bake(interrupt)
 
 
-def test_an_ami_that_is_gone_or_never_was_does_not_exist(bench: Bench, baked: Any) -> None:
+def test_an_ami_that_is_gone_or_never_was_cannot_be_used(bench: Bench, baked: Any) -> None:
     _, artifact, _ = baked
-    assert not ami.exists(bench.cloud, artifact.model_copy(update={"id": "ami-0123456789abcdef0"}))
-    base = bench.project.lock.base_ami.id
-    assert not ami.exists(bench.cloud, artifact.model_copy(update={"id": base})), "it belongs to somebody else"
+    never = artifact.model_copy(update={"id": "ami-0123456789abcdef0"})
+    assert "is gone" in health.problem(bench.cloud, never, repository="")
+    theirs = artifact.model_copy(update={"id": bench.project.lock.base_ami.id})
+    assert "belongs to account" in health.problem(bench.cloud, theirs, repository="")
 
 
 def tampered(bench: Bench, artifact: Artifact, *commands: str) -> Artifact:
@@ -344,6 +348,7 @@ def test_verification_finds_what_somebody_changed(plain: tuple[Bench, Artifact])
         "mkdir -p /root/.aws && touch /root/.aws/credentials /root/.bash_history",
         "echo ssh-ed25519 BBBB intruder >>/home/ec2-user/.ssh/authorized_keys",
         "echo {} >/etc/splitbake/ami.json",
+        "sed -i s/500000/9/ /opt/dl-models/.splitbake/contract && touch /opt/dl-models/.splitbake/x",
         "touch -d @1000000000 /var/tmp/old",
     )
     report = bench.verify(other)
@@ -354,7 +359,8 @@ def test_verification_finds_what_somebody_changed(plain: tuple[Bench, Artifact])
         "model file: local/notes.txt": "has mode 0777, wanted is 0755",
         "model file: models/small.bin": "has 9 bytes, locked are 500000",
         "model file: models/empty.bin": "is missing",
-        "nothing but the models": "1 more below /opt/dl-models: models/extra.csv",
+        "nothing but the models": "2 more below /opt/dl-models: .splitbake/x, models/extra.csv",
+        "contract": "/opt/dl-models/.splitbake/contract is not what the lock says",
         "models read only for others": "an ordinary user can write /opt/dl-models/local/notes.txt",
         "inventory": "/etc/splitbake/ami.json is not what the lock says",
         "hygiene: credentials": "left from the build: /root/.aws",

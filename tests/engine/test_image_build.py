@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -12,12 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from splitbake import dockercli, ecr
+from splitbake import context, contract, dockercli, ecr, files, health
 from splitbake import lock as locks
-from splitbake.bake import context, image
+from splitbake.bake import docker as docker_builder
+from splitbake.bake import image
 from splitbake.bake.docker import DockerBuilder
-from splitbake.errors import BuildError, CloudError, SourceError, ToolError
-from splitbake.generate import dockerfile
+from splitbake.contract import Need
+from splitbake.errors import BuildError, CloudError, SourceError, ToolError, VerifyError
+from splitbake.generate import dockerfile, entrypoint
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedFile, LockedModels
 from splitbake.project import Project
 from splitbake.sources import base_image
@@ -77,6 +80,7 @@ def write_project(
     budget="900 MB",
     workdir="/app",
     requirements="iniconfig==2.0.0",
+    architecture="x86_64",
 ) -> Project:
     files = {
         "splitbake.yaml": MANIFEST.format(base=BASE, include=include, budget=budget, workdir=workdir),
@@ -96,7 +100,7 @@ def write_project(
     lock = Lock(
         base_ami=LockedBaseAmi(
             request=locks.base_request(project.manifest), id="ami-1", name="x", owner="x", created="x",
-            architecture="x86_64", region="us-east-1", root_device="/dev/xvda", root_size=1,
+            architecture=architecture, region="us-east-1", root_device="/dev/xvda", root_size=1,
         ),
         base_image=LockedBaseImage(request=BASE, digest=digest),
         models=(LockedModels(**model, files=(file,)),),
@@ -135,7 +139,7 @@ def test_built_pushed_and_verified(base, tmp_path, monkeypatch):
     artifact = build(project, said.append)
     assert artifact.id.startswith("sha256:")
     assert 0 < artifact.compressed_size < artifact.size < project.manifest.image.budget
-    assert image.exists(project.cloud(), artifact, "image-test/batch")
+    assert not health.problem(project.cloud(), artifact, "image-test/batch")
     assert (tmp_path / image.LOG).read_text().count("exporting to image") >= 1
     assert any("pip install" in line for line in said)
 
@@ -148,6 +152,15 @@ def test_built_pushed_and_verified(base, tmp_path, monkeypatch):
     assert seen["exactly the wanted files"] == "2 files below /app, nothing else"
     assert seen["exactly the wanted distributions"] == "iniconfig 2.0.0"
     assert seen["runs read only"] == str(len(WEIGHTS))
+    assert seen["contract"] == 'contract 1, needs ["models/"]'
+    assert seen["entry check accepts the models"] == "started"
+    assert seen["entry check refuses a host without models"].startswith(
+        "exit status 78: splitbake: this host offers no"
+    )
+    assert seen["architecture"] == "linux/amd64, x86_64"
+    assert artifact.needs == Need(
+        version=1, architecture="x86_64", paths=("models/",), mounts={"models": "/workspace/models"}
+    )
     assert junit.is_file()
 
 
@@ -191,6 +204,10 @@ def test_the_ignore_file_alone_lets_only_the_wanted_files_travel(base, tmp_path,
     (tmp_path / "app/lib/__pycache__").mkdir()
     (tmp_path / "app/lib/__pycache__/x.py").write_text("x")
     staged = build(project)
+    for path, (name, mode) in entrypoint.STAGED.items():
+        text = dockerfile.render(project.manifest, project.lock)[name]
+        files.replace(tmp_path / "app" / path, text, BuildError, mode=mode)
+    (tmp_path / "app/.splitbake/state").write_text("x")
     original = DockerBuilder.build
 
     def unstaged(self, order, say):
@@ -201,6 +218,76 @@ def test_the_ignore_file_alone_lets_only_the_wanted_files_travel(base, tmp_path,
     _, failed = verify(project, by_hand, monkeypatch, tmp_path)
     assert failed == {}
     assert len(layers(by_hand)) == len(layers(staged))
+
+
+def test_a_pattern_that_takes_all_brings_the_entry_check_and_nothing_else_of_ours(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base, include="[lib/, '*']")
+    (tmp_path / "app/.splitbake").mkdir()
+    (tmp_path / "app/.splitbake/state").write_text("x")
+    (tmp_path / "app/entry").write_text("of the project")
+    report, failed = verify(project, build(project), monkeypatch, tmp_path)
+    assert failed == {}
+    seen = {check.name: check.saw for check in report.checks}
+    assert seen["exactly the wanted files"] == "7 files below /app, nothing else"
+
+
+def test_started_where_nothing_is_mounted_it_leaves_with_78_and_one_line(base, tmp_path):
+    artifact = build(write_project(tmp_path, base))
+    started = subprocess.run(
+        ["docker", "run", "--rm", "--network=none", artifact.uri], capture_output=True, text=True, check=False
+    )
+    assert (started.returncode, started.stdout) == (78, "")
+    (line,) = started.stderr.splitlines()
+    assert line.startswith("splitbake: this host offers no models: there is no /opt/splitbake/host/contract, ")
+    around = ["docker", "run", "--rm", "--network=none", "--entrypoint", "python3", artifact.uri, "-c", "print(1)"]
+    assert subprocess.run(around, capture_output=True, text=True, check=True).stdout == "1\n"
+
+
+def test_an_entry_check_that_was_taken_away_is_found(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    artifact = build(project)
+    instructions = f"ENTRYPOINT []\nCMD {json.dumps(['python3', 'run.py'])}\nLABEL splitbake.contract=2\n"
+    _, failed = verify(project, derived(project, artifact, tmp_path, instructions), monkeypatch, tmp_path)
+    assert failed == {
+        "command": "starts it through []",
+        "contract": "labelled {'splitbake.contract': '2', 'splitbake.needs': '[\"models/\"]'}",
+        "entry check refuses a host without models": "exit status 0, wanted 78; it said nothing",
+    }
+
+
+def test_a_base_without_a_shell_is_told(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    bad = derived(project, build(project), tmp_path, "USER 0\nRUN rm /bin/sh\nUSER 10001:10001\n")
+    with pytest.raises(VerifyError, match="cannot start its entry check /opt/splitbake/entry") as told:
+        verify(project, bad, monkeypatch, tmp_path)
+    assert "choose an image.base that has a POSIX shell as /bin/sh" in told.value.hint
+
+
+def test_an_architecture_that_this_machine_cannot_build_for_is_told(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    monkeypatch.setattr(contract, "platform", lambda _lock: "linux/none")
+    with pytest.raises(BuildError, match=r"must be for linux/none, .*; this machine builds for .*linux/amd64"):
+        build(project)
+
+
+def test_programs_of_another_architecture_than_the_label_are_found(base, tmp_path, monkeypatch):
+    """BuildKit takes a base that exists for one architecture only as whatever it was asked for."""
+    project = write_project(tmp_path, base, architecture="arm64")
+    monkeypatch.setattr(docker_builder, "platforms", lambda _said: set())
+    _, failed = verify(project, build(project), monkeypatch, tmp_path)
+    assert failed == {"architecture": "is labelled linux/arm64, but its programs are for x86_64"}
+
+
+def derived(project: Project, artifact, folder: Path, instructions: str):
+    """Push an image that goes on from that of ``artifact``, and return it as if it were that."""
+    (folder / "derived").mkdir()
+    (folder / "derived/Dockerfile").write_text(f"FROM {artifact.uri}\n{instructions}")
+    name = f"{artifact.location}:{artifact.id.removeprefix('sha256:')[:12]}-derived"
+    with dockercli.login(ecr.credentials(project.cloud())) as client:
+        client.build(folder / "derived", tags=name, progress=False, load=True)
+        client.push(name, quiet=True)
+        (digest,) = client.image.inspect(name).repo_digests
+    return artifact.model_copy(update={"id": digest.partition("@")[2]})
 
 
 def test_an_image_over_its_budget_is_not_pushed(base, tmp_path):

@@ -26,7 +26,8 @@ SHA256 = hashlib.sha256(CONTENT).hexdigest()
 def project(tmp_path: Path) -> Any:
     (tmp_path / "weights.bin").write_bytes(CONTENT)
     file = LockedFile(path="models/deep/weights.bin", source="weights.bin", size=len(CONTENT), sha256=SHA256)
-    return SimpleNamespace(root=tmp_path, lock=SimpleNamespace(files=[file]))
+    lock = SimpleNamespace(files=[file], base_ami=SimpleNamespace(architecture="x86_64"))
+    return SimpleNamespace(root=tmp_path, lock=lock, manifest=SimpleNamespace(contract=2))
 
 
 @pytest.fixture
@@ -48,6 +49,12 @@ def test_a_model_is_fetched_once(project: Any, cache: Path) -> None:
     assert [path.name for path in cache.iterdir()] == [SHA256]
 
 
+def test_the_contract_lies_beside_them_as_on_the_ami(project: Any, cache: Path) -> None:
+    with models.laid_out(project, SimpleNamespace(), silent) as root:
+        text = (root / ".splitbake/contract").read_text(encoding="utf-8")
+    assert text == "contract\t2\narchitecture\tx86_64\nfile\t7000\tmodels/deep/weights.bin\n"
+
+
 @pytest.mark.parametrize("spoiled", [CONTENT[:-1], b"", b"x" + CONTENT[1:]])
 def test_a_spoiled_file_of_the_cache_is_fetched_again(project: Any, cache: Path, spoiled: bytes) -> None:
     cache.mkdir(parents=True)
@@ -64,7 +71,7 @@ def test_any_user_can_read_them_whatever_the_umask(project: Any, cache: Path) ->
             modes = [path.stat().st_mode & 0o777 for path in (root, *sorted(root.rglob("*")))]
     finally:
         os.umask(before)
-    assert modes == [0o755, 0o755, 0o755, 0o644]
+    assert modes == [*[0o755] * 2, 0o644, *[0o755] * 2, 0o644]
 
 
 @contextmanager

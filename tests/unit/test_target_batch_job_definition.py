@@ -67,10 +67,12 @@ def test_the_new_revision_differs_in_image_mounts_and_retry_alone():
     assert container["image"] == IMAGE
     assert container["volumes"] == [
         {"name": "scratch", "host": {"sourcePath": "/scratch"}},
+        {"name": "splitbake", "host": {"sourcePath": "/opt/dl-models/.splitbake"}},
         {"name": "checkpoints", "host": {"sourcePath": "/opt/dl-models/checkpoints"}},
         {"name": "models", "host": {"sourcePath": "/opt/dl-models/models"}},
     ]
     assert container["mountPoints"][1:] == [
+        {"sourceVolume": "splitbake", "containerPath": "/opt/splitbake/host", "readOnly": True},
         {"sourceVolume": "checkpoints", "containerPath": "/workspace/checkpoints", "readOnly": True},
         {"sourceVolume": "models", "containerPath": "/workspace/models", "readOnly": True},
     ]
@@ -101,8 +103,10 @@ def test_names_of_volumes_that_are_right_are_kept_whatever_their_order():
         "volumes": [
             {"name": "vol-b", "host": {"sourcePath": "/opt/dl-models/models"}},
             {"name": "vol-a", "host": {"sourcePath": "/opt/dl-models/checkpoints"}},
+            {"name": "vol-c", "host": {"sourcePath": "/opt/dl-models/.splitbake"}},
         ],
         "mountPoints": [
+            {"sourceVolume": "vol-c", "containerPath": "/opt/splitbake/host", "readOnly": True},
             {"sourceVolume": "vol-b", "containerPath": "/workspace/models", "readOnly": True},
             {"sourceVolume": "vol-a", "containerPath": "/workspace/checkpoints", "readOnly": True},
         ],
@@ -126,11 +130,56 @@ def test_writable_stale_and_shadowing_mounts_are_replaced():
         ],
     }
     new = released({**DESCRIBED, "containerProperties": container}, context())["containerProperties"]
-    assert [volume["name"] for volume in new["volumes"]] == ["else", "checkpoints", "models"]
+    assert [volume["name"] for volume in new["volumes"]] == ["else", "splitbake", "checkpoints", "models"]
     assert [(point["sourceVolume"], point["readOnly"]) for point in new["mountPoints"]] == [
+        ("splitbake", True),
         ("checkpoints", True),
         ("models", True),
     ]
+
+
+def test_a_mount_written_with_a_final_slash_is_the_same_place():
+    """Docker starts no container in which one place is mounted twice."""
+    container = {
+        **DESCRIBED["containerProperties"],
+        "mountPoints": [{"sourceVolume": "scratch", "containerPath": "/workspace/models/"}],
+    }
+    new = released({**DESCRIBED, "containerProperties": container}, context())["containerProperties"]
+    assert [point["containerPath"] for point in new["mountPoints"]] == [
+        "/opt/splitbake/host",
+        "/workspace/checkpoints",
+        "/workspace/models",
+    ]
+
+
+def test_the_command_and_all_else_of_the_container_stay_the_users_own():
+    own = {"command": ["python", "other.py", "Ref::video"], "readonlyRootFilesystem": True, "user": "10001"}
+    container = {**DESCRIBED["containerProperties"], **own}
+    new = released({**DESCRIBED, "containerProperties": container}, context())["containerProperties"]
+    assert {key: new[key] for key in own} == own
+
+
+RULE = {"onReason": "*", "action": "EXIT"}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "is_told"),
+    [
+        ({}, False),
+        ({"attempts": 2}, False),
+        ({"attempts": 2, "evaluateOnExit": [RULE]}, False),
+        ({"attempts": 2, "evaluateOnExit": [{"onExitCode": "78", "action": "retry"}, RULE]}, False),
+        ({"attempts": 1, "evaluateOnExit": [RULE]}, True),
+        ({"attempts": 2, "evaluateOnExit": [{"onExitCode": "78", "action": "exit"}]}, True),
+        ({"attempts": 2, "evaluateOnExit": [RULE] * 5}, True),
+    ],
+)
+def test_a_strategy_that_does_not_try_again_is_kept_and_told(strategy, is_told):
+    before = {**DESCRIBED, "retryStrategy": strategy} if strategy else DESCRIBED
+    planned = steps("jd analysis", before, context())
+    assert any("jd analysis: its own retry strategy" in warning for warning in planned.warnings) is is_told
+    after = {**before, **planned.steps[0].call.parameters}
+    assert steps("jd analysis", after, context()).warnings == planned.warnings
 
 
 names = st.text("ab/-_.", min_size=1, max_size=4).filter(lambda name: name.strip("/."))

@@ -29,6 +29,7 @@ _HINTS = (
     (r"cannot connect to the docker daemon", "start the engine (splitbake doctor --fix does), or check DOCKER_HOST"),
     (r"permission denied.*docker.*sock", "this user may not use Docker: add it to the group docker, or use sudo"),
     (r"is not a docker command|unknown command: docker buildx", "install the buildx plugin: splitbake doctor --fix"),
+    (r"exec format error", "it is for another architecture: use such a machine, or QEMU (binfmt_misc)"),
     (r"immutable", "the repository's tags are immutable and this one exists: delete that image, or change an input"),
     (r"no such host|connection refused|i/o timeout|network is unreachable|tls handshake|connection reset",
      "the registry cannot be reached from here: check network, proxy and its name"),
@@ -57,8 +58,8 @@ def require_buildx() -> None:
 
 
 @contextmanager
-def login(credentials: Credentials) -> Iterator[DockerClient]:
-    """Yield a client that is logged in to one registry, by a configuration of its own (mode 0700) that goes afterwards.
+def login(*credentials: Credentials) -> Iterator[DockerClient]:
+    """Yield a client that is logged in to registries, by a configuration of its own (mode 0700) that goes afterwards.
 
     The user's ``config.json`` is copied, never written; plugins, contexts and builders stay reachable by links. An
     empty credential helper keeps the password out of the user's keychain (docker/cli: a helper named for one
@@ -68,8 +69,9 @@ def login(credentials: Credentials) -> Iterator[DockerClient]:
     with tempfile.TemporaryDirectory(prefix="splitbake-docker-") as name:
         folder = Path(name)
         settings = _settings(home / "config.json")
-        settings["auths"] = {**settings.get("auths", {}), credentials.host: {"auth": credentials.token}}
-        settings["credHelpers"] = {**settings.get("credHelpers", {}), credentials.host: ""}
+        tokens: dict[str, object] = {one.host: {"auth": one.token} for one in credentials}
+        settings["auths"] = {**settings.get("auths", {}), **tokens}
+        settings["credHelpers"] = {**settings.get("credHelpers", {}), **dict.fromkeys(tokens, "")}
         for entry in home.iterdir() if home.is_dir() else ():
             if entry.name != "config.json":
                 (folder / entry.name).symlink_to(entry.resolve())

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from splitbake import files, generate, sources
+from splitbake import contract, files, generate, sources
 from splitbake.artifact import Artifact, now
 from splitbake.bake import access, packer
 from splitbake.bake.access import Access
-from splitbake.cloud import Cloud, aws_errors, error_code
+from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import BuildError, CloudError
 from splitbake.generate import Compat
 from splitbake.generate import packer as generated
@@ -26,7 +26,6 @@ from splitbake.ui import Say
 _VARIABLES = "run.pkrvars.json"
 _RECORD = "record.json"
 _LOG = Path("build/logs/packer.log")
-_MISSING = {"InvalidAMIID.NotFound", "InvalidAMIID.Unavailable", "InvalidAMIID.Malformed"}
 
 
 def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artifact:
@@ -64,19 +63,21 @@ def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artif
         seconds=round(time.monotonic() - started, 1),
         size=project.lock.models_size,
         snapshots=snapshots,
+        offers=contract.offer(project.manifest, project.lock),
     )
 
 
-def exists(cloud: Cloud, artifact: Artifact) -> bool:
-    """Return whether the AMI is still there, available, and the account's own."""
-    try:
-        with aws_errors(f"describe {artifact.id}"):
-            images = cloud.client("ec2").describe_images(ImageIds=[artifact.id])["Images"]
-    except CloudError as problem:
-        if error_code(problem) in _MISSING:
-            return False
-        raise
-    return any(image["State"] == "available" and image["OwnerId"] == cloud.environment.account for image in images)
+def discard(cloud: Cloud, artifact: Artifact) -> None:
+    """Remove an AMI that nobody needs, with its snapshots.
+
+    Raises:
+        CloudError: AWS refused it; what is left is named.
+    """
+    ec2 = cloud.client("ec2")
+    with aws_errors(f"remove the AMI {artifact.id} and its snapshots {', '.join(artifact.snapshots)}"):
+        ec2.deregister_image(ImageId=artifact.id)
+        for snapshot in artifact.snapshots:
+            ec2.delete_snapshot(SnapshotId=snapshot)
 
 
 def _checked(project: Project) -> Compat:
@@ -124,6 +125,7 @@ def _inputs(project: Project, cloud: Cloud, fingerprint: str, folder: Path) -> l
             hidden.append(address)
         lines.append(f"{file.sha256}\t{file.size}\t{file.path}\t{address}\n")
     _write_private(folder / "models.tsv", "".join(lines))
+    _write_private(folder / contract.OFFER_FILE, contract.offer_text(project.manifest, project.lock))
     inventory = generated.inventory(project.manifest, project.lock, fingerprint)
     _write_private(folder / "ami.json", json.dumps(inventory, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
     return hidden

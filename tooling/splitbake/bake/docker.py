@@ -42,10 +42,12 @@ class DockerBuilder:
 
     def build(self, order: Order, say: Say) -> int:
         """See ImageBuilder."""
+        _require_platform(order.platform)
         with _client(order, f"build {order.name}") as docker:
             lines = docker.build(
                 order.context,
                 file=order.dockerfile,
+                platforms=[order.platform],
                 tags=order.name,
                 build_args=dict(order.arguments),
                 secrets=[f"id=ca,src={order.ca}"] if order.ca else [],
@@ -79,6 +81,26 @@ class DockerBuilder:
         if digest is None:
             raise BuildError(f"{order.name} was pushed, but Docker told no digest of it", hint=f"see {order.log}")
         return digest
+
+
+def platforms(inspected: str) -> set[str]:
+    """Return what a builder says that it builds for, in the answer of ``docker buildx inspect``."""
+    lines = [line.removeprefix("Platforms:") for line in inspected.splitlines() if line.startswith("Platforms:")]
+    return {name.strip(" *") for line in lines for name in line.split(",") if name.strip()}
+
+
+def _require_platform(wanted: str) -> None:
+    """Refuse a foreign platform that is not emulated either: the first program of the build would not start.
+
+    A builder that was not started yet tells none, and is given a chance.
+    """
+    done = subprocess.run(["docker", "buildx", "inspect"], capture_output=True, text=True, check=False)
+    offered = platforms(done.stdout)
+    if offered and wanted not in offered:
+        raise BuildError(
+            f"the image must be for {wanted}, as the base AMI is; this machine builds for {', '.join(sorted(offered))}",
+            hint="build on a machine of that architecture, or give this one its emulation (QEMU, binfmt_misc)",
+        )
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Protocol
 
 from splitbake import artifact as artifacts
-from splitbake import ecr, files, registry, units
+from splitbake import context, contract, ecr, files, registry, units
 from splitbake.artifact import Artifact
-from splitbake.bake import context
+from splitbake.bake import staging
 from splitbake.cloud import Cloud
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
@@ -37,6 +37,7 @@ class Order:
     Attributes:
         context: a folder that holds exactly the files that may travel.
         dockerfile: with its ``.dockerignore`` beside it.
+        platform: what the image is for, as ``linux/amd64``.
         repository: URI of the repository.
         tag: of the image in that repository.
         arguments: build arguments.
@@ -48,6 +49,7 @@ class Order:
 
     context: Path
     dockerfile: Path
+    platform: str
     repository: str
     tag: str
     arguments: Mapping[str, str]
@@ -90,13 +92,14 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     """Build and push the image of the project as it is now.
 
     Raises:
-        BuildError: the context is wrong, the build or the push failed, or the image breaks its budget; in the last
-            case nothing was pushed.
+        BuildError: the context is wrong, no AMI of this manifest and lock would offer what the image needs, the build
+            or the push failed, or the image breaks its budget; in the last case nothing was pushed.
         ToolError: the builder cannot work on this machine.
         CloudError: ECR could not be asked.
     """
     started = time.monotonic()
     image = project.manifest.image
+    contract.insist(project.manifest, project.lock)
     builder: ImageBuilder = registry.load(registry.IMAGE_BUILDERS, image.builder)()
     builder.health()
     entries = context.collect(project)
@@ -105,7 +108,7 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
         order = _order(project, cloud, Path(scratch), uri, fingerprint)
         travels = units.format_size(sum(entry.size for entry in entries))
         say(f"{units.counted(len(entries), 'file')}, {travels} in the build context")
-        context.stage(project, entries, order.context)
+        staging.stage(project, entries, order.context)
         size = builder.build(order, say)
         if size > image.budget:
             raise _too_large(size, image.budget, builder.heaviest(order))
@@ -122,14 +125,8 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
         seconds=round(time.monotonic() - started, 3),
         size=size,
         compressed_size=pushed.size,
+        needs=contract.need(project.manifest, project.lock),
     )
-
-
-def exists(cloud: Cloud, artifact: Artifact, repository: str) -> bool:
-    """Return whether the image of ``artifact`` lies in the account's ``repository``."""
-    if ecr.repository_uri(cloud, repository) != artifact.location:
-        return False
-    return ecr.find_image(cloud, repository, digest=artifact.id) is not None
 
 
 def _order(project: Project, cloud: Cloud, scratch: Path, uri: str, fingerprint: str) -> Order:
@@ -147,6 +144,7 @@ def _order(project: Project, cloud: Cloud, scratch: Path, uri: str, fingerprint:
     return Order(
         context=scratch / "context",
         dockerfile=scratch / Path(dockerfile.DOCKERFILE).name,
+        platform=contract.platform(project.lock),
         repository=uri,
         tag=fingerprint.removeprefix("sha256:")[:12],
         arguments=arguments,

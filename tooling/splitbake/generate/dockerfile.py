@@ -1,4 +1,4 @@
-"""The Dockerfile of the image half and its default-deny ``.dockerignore``.
+"""The Dockerfile of the image half, its default-deny ``.dockerignore``, and the entry check that it copies.
 
 Only what BuildKit's oldest built-in frontend knows (Engine 20.10): no ``# syntax=`` line, which would need an image
 hub, no heredocs, no ``COPY --link`` or ``--exclude``. Every text from the manifest goes through one of
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from splitbake import patterns
+from splitbake import contract, patterns
+from splitbake.generate import entrypoint
 from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Image, Manifest
@@ -26,8 +27,11 @@ IGNORE_FILE = f"{DOCKERFILE}.dockerignore"
 SITE = "/opt/python"
 #: Label with the fingerprint of everything that the image was made from.
 FINGERPRINT_LABEL = "splitbake.fingerprint"
-#: What running Python leaves beside its sources; it never travels.
-LEFTOVERS = ("**/__pycache__/",)
+#: Labels with the contract that the image was made for, and the JSON list of the models that it needs.
+CONTRACT_LABEL = "splitbake.contract"
+NEEDS_LABEL = "splitbake.needs"
+#: What running Python leaves beside its sources, and the folder that is splitbake's own: neither ever travels.
+LEFTOVERS = ("**/__pycache__/", f"{contract.FOLDER}/")
 
 _DEPENDENCIES = """\
 # pip and its cache stay behind in this stage. A CA bundle comes as a secret, so that no layer ever holds one. Hashes in
@@ -79,7 +83,8 @@ def render(manifest: Manifest, lock: Lock) -> dict[str, str]:
     Raises:
         SourceError: ``image.base`` is not the name of an image.
     """
-    return {DOCKERFILE: _dockerfile(manifest, lock), IGNORE_FILE: _ignore_file(manifest.image)}
+    texts = {DOCKERFILE: _dockerfile(manifest, lock), IGNORE_FILE: _ignore_file(manifest.image)}
+    return texts | entrypoint.render(manifest, lock)
 
 
 def copies(image: Image) -> list[Copy]:
@@ -88,7 +93,7 @@ def copies(image: Image) -> list[Copy]:
 
 
 def excluded(image: Image) -> tuple[str, ...]:
-    """Return the patterns that are taken out again: the manifest's, and what running Python leaves behind."""
+    """Return the patterns that are taken out again: the manifest's, and what never travels."""
     return (*image.exclude, *LEFTOVERS)
 
 
@@ -96,13 +101,16 @@ def _copy(pattern: str) -> Copy:
     """Return the ``COPY`` that takes the files of ``pattern``.
 
     COPY knows wildcards only within one folder; for a pattern beyond that it takes the folder where the wildcards
-    start, out of which the build context offers nothing but what is included.
+    start, out of which the build context offers nothing but what is included. So it does where a wildcard fits the
+    name of our own folder, whose files COPY would put among those of the context.
     """
     path = PurePosixPath(pattern)
     *folders, last = path.parts
     if any(map(patterns.is_glob, folders)) or "**" in last or (pattern.endswith("/") and patterns.is_glob(last)):
         fixed = next(index for index, part in enumerate(path.parts) if patterns.is_glob(part))
         path = PurePosixPath(*path.parts[:fixed])
+    elif patterns.names(pattern, contract.FOLDER):
+        path = PurePosixPath()
     elif not pattern.endswith("/"):
         return Copy(_copy_source(str(path)), _relative(path.parent))
     return Copy(_copy_source(_relative(path)), _relative(path))
@@ -116,7 +124,7 @@ def _copy_source(path: str) -> str:
     """Write what COPY would take for syntax as the wildcard ``?``.
 
     Quotes, dollar signs and backslashes in a source are read differently by old and new BuildKit, and ``[`` starts a
-    class; a ``?`` means the same everywhere. ``bake.context`` refuses a project where it would take another file too.
+    class; a ``?`` means the same everywhere. ``context`` refuses a project where it would take another file too.
     """
     return re.sub(r"""['"\\$\[]""", "?", path)
 
@@ -131,8 +139,9 @@ def _dockerfile(manifest: Manifest, lock: Lock) -> str:
     lines += ["FROM base", *_environment(image), f"WORKDIR {_quoted(image.workdir)}"]
     if image.requirements:
         lines.append(f"COPY --from=dependencies {_exec([SITE, SITE])}")
+    lines.append(f"COPY {_exec([f'{contract.FOLDER}/', f'{contract.IN_IMAGE}/'])}")
     lines += [f"COPY {_exec([copy.source, _expandable(copy.target)])}" for copy in copies(image)]
-    lines += [f"USER {image.uid}:{image.uid}", "ENTRYPOINT []", f"CMD {_exec(image.command)}"]
+    lines += [f"USER {image.uid}:{image.uid}", f"ENTRYPOINT {_exec([contract.ENTRY])}", f"CMD {_exec(image.command)}"]
     lines += _labels(manifest, base, lock.base_image.digest)
     return "\n".join(lines) + "\n"
 
@@ -161,7 +170,9 @@ def _labels(manifest: Manifest, base: base_image.BaseImage, digest: str) -> list
     return [
         f"LABEL org.opencontainers.image.title={_quoted(manifest.project)} \\",
         f"    org.opencontainers.image.base.name={_quoted(name)} \\",
-        f"    org.opencontainers.image.base.digest={_quoted(digest)}",
+        f"    org.opencontainers.image.base.digest={_quoted(digest)} \\",
+        f"    {CONTRACT_LABEL}={manifest.contract} \\",
+        f"    {NEEDS_LABEL}={_quoted(_exec(contract.needed_paths(manifest.image)))}",
         'ARG FINGERPRINT=""',
         'ARG REVISION=""',
         f'LABEL {FINGERPRINT_LABEL}="$FINGERPRINT" \\',
@@ -170,11 +181,12 @@ def _labels(manifest: Manifest, base: base_image.BaseImage, digest: str) -> list
 
 
 def _ignore_file(image: Image) -> str:
-    """Deny all, allow what is included, take out what is excluded; the last line that fits a file counts."""
+    """Deny all, allow what is included, take out what never travels; the last line that fits a file counts."""
     lines = ["*", *(f"!{line}" for pattern in image.include for line in _ignore_lines(pattern))]
     lines += [line for pattern in excluded(image) for line in _ignore_lines(pattern)]
     if image.requirements:
         lines.append(f"!{_ignore_pattern(image.requirements)}")
+    lines += [f"!{path}" for path in entrypoint.STAGED]
     return "\n".join([MARK, *lines]) + "\n"
 
 
@@ -213,5 +225,5 @@ def _expandable(text: str) -> str:
 
 
 def _exec(arguments: Sequence[str]) -> str:
-    """Write the JSON form of CMD and COPY."""
+    """Write the JSON form of CMD, COPY and ENTRYPOINT."""
     return json.dumps(list(arguments), ensure_ascii=False)

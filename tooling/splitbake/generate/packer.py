@@ -48,7 +48,7 @@ _POLL_SECONDS_PER_GIB = 60
 _VARIABLES: Mapping[str, tuple[str, str]] = {
     "run": ("names this bake and everything temporary of it", "manual"),
     "fingerprint": ("digest of everything that the AMI is made from", "unset"),
-    "inputs": ("folder with models.tsv, ami.json and the model files to upload", "inputs"),
+    "inputs": ("folder with models.tsv, ami.json, contract and the model files to upload", "inputs"),
     "record": ("where Packer writes down what it made", "packer-manifest.json"),
     "ec2_endpoint": ("another EC2 than AWS's own", ""),
     "key_pair": ("name of an existing key pair; Packer makes one where this is empty", ""),
@@ -63,21 +63,35 @@ def render(manifest: Manifest, lock: Lock, compat: Compat) -> dict[str, str]:
     Raises:
         ManifestError: the volume that the manifest asks for cannot be.
     """
-    texts = {MAIN: _main(manifest, lock, compat)}
+    texts = {MAIN: _main(manifest, lock, compat), **scripts(manifest)}
     if compat == "latest":
         texts[VERSIONS] = _HEADER.format(compat=compat) + hcl.render(_plugins())
+    return texts
+
+
+def scripts(manifest: Manifest) -> dict[str, str]:
+    """Return the shell scripts alone, which are the same for every Packer."""
     values = {
         "'@root@'": shlex.quote(manifest.models.root),
         "'@mode@'": shlex.quote(manifest.models.mode),
         "# @mark@": MARK,
         "@hygiene@": hygiene.cleanup(),
     }
+    texts = {}
     for name in _SCRIPTS:
         text = files("splitbake.generate").joinpath("scripts", name).read_text(encoding="utf-8")
         for placeholder, value in values.items():
             text = text.replace(placeholder, value)
         texts[f"{FOLDER}/scripts/{name}"] = text
     return texts
+
+
+def recipe(manifest: Manifest, lock: Lock) -> str:
+    """Return the part of the HCL that decides what is in the AMI: its volume, its tags, and what provisions it.
+
+    Where it is baked, how the builder is reached and how long Packer waits have no part in it.
+    """
+    return hcl.render(_root_volume(manifest, lock, volume_size(manifest, lock)), _locals(manifest), _build(manifest))
 
 
 def ami_name(manifest: Manifest, fingerprint: str, run: str) -> str:
@@ -92,6 +106,7 @@ def tags(manifest: Manifest, fingerprint: str, run: str) -> dict[str, str]:
         "splitbake:project": manifest.project,
         "splitbake:run": run,
         "splitbake:fingerprint": fingerprint,
+        "splitbake:contract": str(manifest.contract),
     }
 
 
@@ -100,6 +115,7 @@ def inventory(manifest: Manifest, lock: Lock, fingerprint: str) -> dict[str, Any
     return {
         "version": 1,
         "project": manifest.project,
+        "contract": manifest.contract,
         "fingerprint": fingerprint,
         "base_ami": lock.base_ami.id,
         "models": {
@@ -134,6 +150,7 @@ def _locals(manifest: Manifest) -> hcl.Block:
         "splitbake:project": manifest.project,
         "splitbake:run": hcl.Expression("var.run"),
         "splitbake:fingerprint": hcl.Expression("var.fingerprint"),
+        "splitbake:contract": str(manifest.contract),
     }
     name = hcl.Template(manifest.project, "-", short, "-", hcl.Expression("var.run"))
     return hcl.Block("locals", (), {"name": name, "tags": marks})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from splitbake import contract
 from splitbake.artifact import Artifact, Report
 from splitbake.cloud import Cloud
 from splitbake.generate import packer
@@ -40,7 +41,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
         return suite.run(
             "ami",
             artifact=artifact,
-            standard=manifest.standard,
+            standard=project.standard("ami"),
             hosts=f"ssh://{HOST}?sudo=true",
             expected=expectation(manifest, project.lock, artifact.fingerprint, instance.public_key),
             ssh_config=instance.ssh_config,
@@ -56,6 +57,7 @@ def expectation(manifest: Manifest, lock: Lock, fingerprint: str, public_key: st
         "mode": manifest.models.mode,
         "budget": manifest.models.budget,
         "files": {file.path: {"size": file.size, "sha256": file.sha256} for file in lock.files},
+        "contract": {f"{contract.FOLDER}/{contract.OFFER_FILE}": contract.offer_text(manifest, lock)},
         "inventory": packer.inventory(manifest, lock, fingerprint),
         "public_key": public_key,
     }

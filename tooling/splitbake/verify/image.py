@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import secrets
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from splitbake import dockercli, ecr, requirements
+from splitbake import context, contract, dockercli, ecr, requirements
 from splitbake.artifact import Artifact, Report
-from splitbake.bake import context
 from splitbake.cloud import Cloud
 from splitbake.errors import VerifyError
-from splitbake.generate import dockerfile
+from splitbake.generate import dockerfile, entrypoint
 from splitbake.project import Project
 from splitbake.ui import Say
 from splitbake.verify import layers, models, suite
@@ -24,6 +26,13 @@ if TYPE_CHECKING:
 
 #: Seconds after which a container ends by itself, should this process die without removing it.
 _LONGEST_LIFE = 3600
+#: What docker run leaves with where the engine refused, so that nothing was started.
+_ENGINE_FAILED = 125
+#: What the engine says of an entry check that it cannot start -> what to do about it.
+_NO_START = {
+    "no such file": "it is a shell script: choose an image.base that has a POSIX shell as /bin/sh",
+    "exec format error": "verify on a machine of that architecture, or give this one its emulation (QEMU, binfmt_misc)",
+}
 
 
 def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | None, say: Say) -> Report:
@@ -40,14 +49,15 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
             docker.image.pull(artifact.uri, quiet=True)
     docker = dockercli.client()
     say("looking into every layer")
-    found = _layers(docker, project, artifact.uri)
+    found = dataclasses.asdict(_layers(docker, project, artifact.uri)) | _found(docker, artifact)
+    found["alone"] = started_alone(artifact.uri, contract.platform(project.lock))
     with models.laid_out(project, cloud, say) as root, running(docker, project, artifact.uri, root) as container:
         return suite.run(
             "image",
             artifact=artifact,
-            standard=project.manifest.standard,
+            standard=project.standard("image"),
             hosts=f"docker://{container.id}",
-            expected=_expected(project, artifact) | {"found": _found(docker, artifact) | dataclasses.asdict(found)},
+            expected=_expected(project, artifact) | {"found": found},
             junit=junit,
             say=say,
         )
@@ -69,9 +79,10 @@ def _layers(docker: DockerClient, project: Project, image: str) -> layers.Layers
 def running(docker: DockerClient, project: Project, image: str, root: Path) -> Iterator[Container]:
     """Run ``image`` idle, as strictly as production may: nothing writable but /tmp, no network, models read-only.
 
-    The models come from the subfolders of ``root``, as ``image.mounts`` says.
+    The models come from the subfolders of ``root``, as ``image.mounts`` says, and the contract as on any host.
     """
-    mounts = [(str(root / folder), str(path), "ro") for folder, path in project.manifest.image.mounts.items()]
+    shown = {**project.manifest.image.mounts, contract.FOLDER: contract.HOST}
+    mounts = [(str(root / folder), path, "ro") for folder, path in shown.items()]
     with dockercli.told(f"start a container of {image}", VerifyError):
         container = docker.container.create(
             image,
@@ -92,6 +103,23 @@ def running(docker: DockerClient, project: Project, image: str, root: Path) -> I
         container.remove(force=True, volumes=True)
 
 
+def started_alone(image: str, platform: str) -> dict[str, Any]:
+    """Start ``image`` as on a host that has nothing for it, and return how it ended: its status, and what it said.
+
+    Raises:
+        VerifyError: its entry check cannot even be started.
+    """
+    options = ["--rm", "--network=none", "--read-only", "--pull=never", f"--platform={platform}"]
+    done = subprocess.run(["docker", "run", *options, image, "true"], capture_output=True, text=True, check=False)
+    said = done.stderr.strip()
+    if done.returncode == _ENGINE_FAILED:
+        raise VerifyError(f"could not start {image} without mounts: {said}", hint=dockercli.hint_for(said))
+    hint = next((hint for words, hint in _NO_START.items() if words in said.lower()), None)
+    if hint and done.returncode != contract.REFUSED:
+        raise VerifyError(f"{image} cannot start its entry check {contract.ENTRY}: {said}", hint=hint)
+    return {"status": done.returncode, "said": said}
+
+
 def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
     """Return what manifest and lock want, as plain data for the checks."""
     image, verification = project.manifest.image, project.manifest.verify
@@ -102,12 +130,47 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
         "uid": image.uid,
         "command": list(image.command),
         "workdir": image.workdir,
-        "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image},
+        "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image} | _strays(project),
+        "contract": _contract(project),
         "site": dockerfile.SITE,
         "requirements": _requirements(project),
         "mounts": {path: _sizes(project, folder) for folder, path in image.mounts.items()},
         "imports": list(verification.imports),
         "run": list(verification.run) if verification.run else None,
+    }
+
+
+def _contract(project: Project) -> dict[str, Any]:
+    """Return what the image must say of the contract, in labels and in files."""
+    need = contract.need(project.manifest, project.lock)
+    return {
+        "labels": {dockerfile.CONTRACT_LABEL: str(need.version), dockerfile.NEEDS_LABEL: json.dumps(need.paths)},
+        "folder": contract.IN_IMAGE,
+        "host": contract.HOST,
+        "files": {PurePosixPath(path).name: each for path, each in _staged(project).items()},
+        "entry": contract.ENTRY,
+        "refused": contract.REFUSED,
+        "platform": contract.platform(project.lock),
+    }
+
+
+def _staged(project: Project) -> dict[str, list[int | str]]:
+    """Return the files of the entry check as the build context has them: path -> mode and digest."""
+    texts = entrypoint.render(project.manifest, project.lock)
+    return {
+        path: [mode, hashlib.sha256(texts[name].encode()).hexdigest()]
+        for path, (name, mode) in entrypoint.STAGED.items()
+    }
+
+
+def _strays(project: Project) -> dict[str, list[int | str]]:
+    """Return where the working directory has the files of the entry check too: a pattern that takes all brings them."""
+    copies = dockerfile.copies(project.manifest.image)
+    return {
+        landing: each
+        for path, each in _staged(project).items()
+        for copy in copies
+        if (landing := copy.landing(path)) is not None
     }
 
 
@@ -137,4 +200,5 @@ def _found(docker: DockerClient, artifact: Artifact) -> dict[str, Any]:
         "entrypoint": config.entrypoint,
         "labels": config.labels,
         "environment": config.env,
+        "architecture": f"{inspected.os}/{inspected.architecture}",
     }

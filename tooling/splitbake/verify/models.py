@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from splitbake import files, sources, units
+from splitbake import contract, files, sources, units
 from splitbake.cloud import Cloud
 from splitbake.errors import VerifyError
 from splitbake.lock import LockedFile
@@ -20,7 +20,7 @@ from splitbake.ui import Say
 
 @contextmanager
 def laid_out(project: Project, cloud: Cloud, say: Say) -> Iterator[Path]:
-    """Yield a temporary folder with every model file at its place below ``models.root``.
+    """Yield a temporary folder that is like ``models.root`` of the AMI: every model file, and the contract.
 
     The files are links into the cache where the file system allows it: mount them read-only.
 
@@ -40,6 +40,8 @@ def laid_out(project: Project, cloud: Cloud, say: Say) -> Iterator[Path]:
                     sources.download(source_of(file.source), file, cached)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 _link(cached, target)
+        offer = root / contract.FOLDER / contract.OFFER_FILE
+        files.replace(offer, contract.offer_text(project.manifest, project.lock), VerifyError)
         for folder, _, _ in os.walk(root):
             Path(folder).chmod(0o755)  # whatever the umask is, the image's user reads them
         yield root

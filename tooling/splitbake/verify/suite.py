@@ -56,7 +56,7 @@ def run(
     Args:
         module: name of a module in ``verify/checks``, or path of another one.
         artifact: what the report is about.
-        standard: ``Manifest.standard``, written into the report.
+        standard: ``Project.standard``, written into the report.
         hosts: what testinfra connects to, for example ``ssh://builder?sudo=true``.
         expected: what the checks compare with.
         ssh_config: how to reach an ``ssh://`` host.

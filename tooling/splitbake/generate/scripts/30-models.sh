@@ -1,6 +1,7 @@
 #!/bin/sh
 # @mark@
-# Puts the model files in place, each only after its checksum was right, and the note of what this AMI holds.
+# Puts the model files in place, each only after its checksum was right, and the notes of what this AMI holds: one for
+# people and tools, one below the root for the entry check of images (the contract).
 # Reads models.tsv: sha256 <TAB> bytes <TAB> path below the root <TAB> URL, or upload:NAME for a file beside the list.
 # The list holds presigned URLs: it is removed when this script ends, whatever happens.
 set -eu
@@ -83,6 +84,8 @@ fi
 echo "splitbake: fetching: $(wc -l <"$list") files, $((needed_kib / 1024)) MiB to download"
 seq "$(wc -l <"$list")" | xargs -n 1 -P "$parallel" sh "$0" place || exit 1
 
+install -d "$root/.splitbake"
+install "$inputs/contract" "$root/.splitbake/contract"
 chown -R root:root "$root"
 chmod -R "$mode" "$root"
 install -d -m 0755 /etc/splitbake

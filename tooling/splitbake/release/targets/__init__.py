@@ -22,10 +22,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Pair:
-    """An AMI and an image that are released together."""
+    """An AMI and an image that are released together.
+
+    Attributes:
+        promoted_from: key of the other environment's record that it was promoted from.
+    """
 
     ami: Artifact
     image: Artifact
+    promoted_from: str | None = None
 
 
 @dataclass(frozen=True)

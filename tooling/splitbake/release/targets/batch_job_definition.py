@@ -1,4 +1,4 @@
-"""A Batch job definition: a new revision with the image by digest and the models mounted read-only.
+"""A Batch job definition: a new revision with the image by digest, and models and contract mounted read-only.
 
 Registering is releasing: who submits by bare name gets the latest ACTIVE revision (Batch API model, SubmitJob).
 It is not idempotent either, so an equal revision is never registered again.
@@ -7,10 +7,11 @@ It is not idempotent either, so an equal revision is never registered again.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from splitbake import contract
 from splitbake.errors import ReleaseError
 from splitbake.release.steps import ApiCall, ApiStep, Output, Phase
 from splitbake.release.targets import Context, Planned, Target
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
 #: What DescribeJobDefinitions says and RegisterJobDefinition does not take; every other field is carried through.
 DESCRIBED_ONLY = frozenset({"containerOrchestrationType", "jobDefinitionArn", "revision", "status"})
 
-#: What a job exits with where the host lacks its models (EX_CONFIG of sysexits.h), as the reference project does.
-MISMATCH = "78"
+#: What a job exits with where the host lacks its models, as the image's entry check does.
+MISMATCH = str(contract.REFUSED)
 #: How often a job is tried where only a mismatch is a reason to try again.
 _ATTEMPTS = 3
 #: AWS takes this many rules at most (Batch API model, RetryStrategy).
@@ -77,8 +78,9 @@ def steps(label: str, latest: Mapping[str, Any], context: Context) -> Planned:
         )
     old = registrable(latest)
     new = released(old, context)
+    warnings = tuple(_warnings(label, new.get("retryStrategy", {})))
     if new == old:
-        return Planned()
+        return Planned(warnings=warnings)
     before, after = difference(old, new)
     created = Output(f"revision of {name}", f"{name}:{revision + 1}")
     step = ApiStep(
@@ -97,7 +99,7 @@ def steps(label: str, latest: Mapping[str, Any], context: Context) -> Planned:
         ),
         check=lambda live, outputs: _check(live, name, outputs[created], context),
     )
-    return Planned(steps=(step,))
+    return Planned(steps=(step,), warnings=warnings)
 
 
 def registrable(described: Mapping[str, Any]) -> dict[str, Any]:
@@ -114,7 +116,7 @@ def released(old: Mapping[str, Any], context: Context) -> dict[str, Any]:
     What is right already comes back as it is, so equality means that there is nothing to release.
     """
     container = {**old["containerProperties"], "image": context.pair.image.uri}
-    container |= mounted(container, context.models_root, context.mounts)
+    container |= mounted(container, context.models_root, {**context.mounts, contract.FOLDER: contract.HOST})
     retry = retrying(old.get("retryStrategy", {}))
     return {**old, "containerProperties": container, **({"retryStrategy": retry} if retry else {})}
 
@@ -132,11 +134,12 @@ def mounted(container: Mapping[str, Any], root: str, mounts: Mapping[str, str]) 
     old = {volume["name"]: volume for volume in container.get("volumes", [])}
     ours = {name: volume["host"]["sourcePath"] for name, volume in old.items() if _is_below(root, volume)}
     names = {source: name for name, source in ours.items()}
+    places = {PurePosixPath(path) for path in mounts.values()}
     volumes = [volume for name, volume in old.items() if name not in ours]
     points = [
         point
         for point in container.get("mountPoints", [])
-        if point["sourceVolume"] not in ours and point["containerPath"] not in mounts.values()
+        if point["sourceVolume"] not in ours and PurePosixPath(point["containerPath"]) not in places
     ]
     for folder, path in sorted(mounts.items()):
         source = f"{root}/{folder.strip('/')}"
@@ -156,7 +159,7 @@ def _is_below(root: str, volume: Mapping[str, Any]) -> bool:
 
 def _free_name(folder: str, taken: Set[str]) -> str:
     """Batch takes letters, digits, hyphens and underscores in the name of a volume."""
-    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder.strip("/"))
+    name = re.sub(r"[^A-Za-z0-9_-]+", "-", folder).strip("-") or "models"
     while name in taken:
         name += "-models"
     return name
@@ -185,6 +188,19 @@ def retrying(strategy: Mapping[str, Any]) -> dict[str, Any]:
     if strategy.get("attempts", 1) > 1:
         return dict(strategy)  # every failure is a reason already
     return {"attempts": _ATTEMPTS, "evaluateOnExit": [again, {"onReason": "*", "action": "EXIT"}]}
+
+
+def _warnings(label: str, strategy: Mapping[str, Any]) -> Iterator[str]:
+    """Say where a retry strategy of the user's own, which is kept, does not try again after a mismatch."""
+    rules = strategy.get("evaluateOnExit", [])
+    action = next(
+        (rule["action"] for rule in rules if rule.get("onExitCode") == MISMATCH), "EXIT" if rules else "RETRY"
+    )
+    if strategy.get("attempts", 1) == 1 or action.upper() != "RETRY":
+        yield (
+            f"{label}: its own retry strategy does not try a job again that left with {MISMATCH}, as on a host that "
+            "does not fit: while hosts are exchanged, jobs may fail"
+        )
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

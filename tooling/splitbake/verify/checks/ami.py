@@ -5,8 +5,8 @@ On their own, against any instance that you can log in to (root's view is needed
     SPLITBAKE_EXPECTED=expected.json pytest path/to/ami.py --hosts='ssh://ec2-user@address?sudo=true'
 
 ``expected.json`` has: ``root``, ``mode`` and ``budget`` (bytes) of the models; ``files``: path below the root ->
-``size`` and ``sha256``; ``inventory``: what ``/etc/splitbake/ami.json`` must say; ``public_key``: the one key that may
-log in.
+``size`` and ``sha256``; ``contract``: path below the root -> text of the file that entry checks of images read;
+``inventory``: what ``/etc/splitbake/ami.json`` must say; ``public_key``: the one key that may log in.
 """
 
 from __future__ import annotations
@@ -71,14 +71,12 @@ def test_model_file(host: Any, expected: dict[str, Any], saw: Saw, model: str) -
 
 
 def test_nothing_but_the_models(host: Any, expected: dict[str, Any], saw: Saw) -> None:
-    """Below the root lies what the lock names and nothing else."""
-    root = expected["root"]
+    """Below the root lies what the lock names, the contract, and nothing else."""
+    root, wanted = expected["root"], expected["files"].keys() | expected["contract"].keys()
     found = host.check_output("find %s -mindepth 1 ! -type d -printf '%%P\\0'", root).split("\0")
-    extra = sorted(set(filter(None, found)) - expected["files"].keys())
+    extra = sorted(set(filter(None, found)) - wanted)
     assert not extra, f"{len(extra)} more below {root}: {', '.join(extra[:5])}"
-    folders = {
-        "/".join(path.split("/")[:depth]) for path in expected["files"] for depth in range(1, path.count("/") + 1)
-    }
+    folders = {"/".join(path.split("/")[:depth]) for path in wanted for depth in range(1, path.count("/") + 1)}
     there = host.check_output("find %s -mindepth 1 -type d -printf '%%P\\0'", root).split("\0")
     empty = sorted(set(filter(None, there)) - folders)
     assert not empty, f"folders without a model below {root}: {', '.join(empty[:5])}"
@@ -98,8 +96,9 @@ def test_folders_of_the_models(host: Any, expected: dict[str, Any], saw: Saw) ->
 
 def test_models_within_budget(host: Any, expected: dict[str, Any], saw: Saw) -> None:
     """All files together keep to ``models.budget``."""
-    sizes = host.check_output("find %s -type f -printf '%%s\\n'", expected["root"]).split()
-    total, budget = sum(map(int, sizes)), expected["budget"]
+    found = host.check_output("find %s -type f -printf '%%s %%P\\n'", expected["root"]).splitlines()
+    sizes = [int(size) for size, path in (line.split(" ", 1) for line in found) if path not in expected["contract"]]
+    total, budget = sum(sizes), expected["budget"]
     assert total <= budget, f"{format_size(total)}, the budget is {format_size(budget)}"
     saw(f"{format_size(total)} of {format_size(budget)}")
 
@@ -112,6 +111,19 @@ def test_models_read_only_for_others(host: Any, expected: dict[str, Any], saw: S
     writable = host.check_output("sudo -n -u nobody find %s -writable -printf '%%p\\n' 2>&1", root).splitlines()
     assert not writable, f"an ordinary user can write {', '.join(writable[:3])}"
     saw("read by nobody, written by nobody")
+
+
+def test_contract(host: Any, expected: dict[str, Any], saw: Saw) -> None:
+    """The file that entry checks of images read says what the lock says, to everybody."""
+    ((path, wanted),) = expected["contract"].items()
+    file = f"{expected['root']}/{path}"
+    found = host.run("cat %s", file)
+    assert found.rc == 0, f"{file} is missing"
+    assert found.stdout == wanted, f"{file} is not what the lock says"
+    mode, owner = host.check_output("stat -c '%%a %%U:%%G' %s", file).split()
+    assert mode.zfill(4) == expected["mode"], f"{file} has mode {mode.zfill(4)}, wanted is {expected['mode']}"
+    assert owner == "root:root", f"{file} belongs to {owner}, not to root:root"
+    saw(f"{wanted.splitlines()[0].replace(chr(9), ' ')}, {counted(len(expected['files']), 'file')}")
 
 
 def test_inventory(host: Any, expected: dict[str, Any], saw: Saw) -> None:

@@ -26,6 +26,8 @@ pytest_plugins = ["splitbake.verify.plugin"]
 
 Saw = Callable[[str], None]
 
+#: What ``uname -m`` calls the platforms that images are built for.
+_MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|CREDENTIAL|PRIVATE_?KEY)", re.IGNORECASE)
 _SHOWN = 5
 
@@ -158,13 +160,49 @@ def test_not_root(host: Any, expected: Any, saw: Saw) -> None:
 
 
 def test_command(expected: Any, saw: Saw) -> None:
-    """The image starts what the manifest says, through no entry point of the base, and names its fingerprint."""
+    """The image starts what the manifest says, through the entry check alone, and names its fingerprint."""
     found = expected["found"]
-    command = [*(found["entrypoint"] or ()), *(found["command"] or ())]
+    command, entry = found["command"] or [], found["entrypoint"] or []
     saw(json.dumps(command, ensure_ascii=False))
     assert command == expected["command"], f"starts {command}"
+    assert entry == [expected["contract"]["entry"]], f"starts it through {entry}"
     fingerprint = found["labels"].get("splitbake.fingerprint")
     assert fingerprint == expected["fingerprint"], f"labelled with fingerprint {fingerprint!r}"
+
+
+def test_architecture(host: Any, expected: Any, saw: Saw) -> None:
+    """The image is for the hosts of the AMI, and so are the programs in it: a label alone proves nothing."""
+    wanted, labelled = expected["contract"]["platform"], expected["found"]["architecture"]
+    machine = host.check_output("uname -m")
+    saw(f"{labelled}, {machine}")
+    assert labelled.split("/")[:2] == wanted.split("/"), f"is for {labelled}, the AMI's hosts are {wanted}"
+    assert machine == _MACHINES[wanted], f"is labelled {labelled}, but its programs are for {machine}"
+
+
+def test_contract(host: Any, expected: Any, saw: Saw) -> None:
+    """Labels and files say what the manifest says of the contract, and its folder holds nothing else."""
+    wanted = expected["contract"]
+    labels = {name: expected["found"]["labels"].get(name) for name in wanted["labels"]}
+    assert labels == wanted["labels"], f"labelled {labels}"
+    found = _python(host, _LIST_FILES, wanted["folder"], wanted["host"])
+    assert found == wanted["files"], f"{wanted['folder']} is not what the manifest says: {_listed(sorted(found))}"
+    saw(", ".join(f"{name.rpartition('.')[2]} {value}" for name, value in labels.items()))
+
+
+def test_entry_check_accepts_the_models(host: Any, expected: Any, saw: Saw) -> None:
+    """With the locked models mounted, the entry check starts the program."""
+    outcome = _run(host, [expected["contract"]["entry"], "echo", "started"])
+    assert outcome.rc == 0, f"exit status {outcome.rc}: {_last_line(outcome.stderr)}"
+    saw(outcome.stdout.strip())
+
+
+def test_entry_check_refuses_a_host_without_models(expected: Any, saw: Saw) -> None:
+    """Without any mount, the image ends at once, with the agreed exit code and one line."""
+    alone, wanted = expected["found"]["alone"], expected["contract"]["refused"]
+    said = _last_line(alone["said"]) or "nothing"
+    assert alone["status"] == wanted, f"exit status {alone['status']}, wanted {wanted}; it said {said}"
+    assert len(alone["said"].splitlines()) == 1, f"says more than one line: {alone['said']}"
+    saw(f"exit status {wanted}: {alone['said']}")
 
 
 def test_mount(host: Any, expected: Any, mount: str, saw: Saw) -> None:
