@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any, Protocol
 
 import pytest
 
@@ -21,13 +22,23 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     down(directory)
 
 
+class Clients(Protocol):
+    """Makes boto3 clients of the local cloud."""
+
+    def __call__(self, service: str, account: str | None = None, region: str | None = None) -> Any: ...
+
+
 @pytest.fixture(scope="session")
-def aws(cloud: Cloud):
-    """Make boto3 clients of the local cloud: ``aws("ec2")``."""
+def aws(cloud: Cloud) -> Clients:
+    """Make clients: ``aws("ec2")``, or of another account and region: ``aws("ec2", "222222222222", "eu-west-1")``."""
     import boto3
 
-    session = boto3.Session(cloud.access_key, cloud.secret_key, region_name=cloud.region)
-    return lambda service: session.client(service, endpoint_url=cloud.endpoint)
+    def client(service: str, account: str | None = None, region: str | None = None) -> Any:
+        key = cloud.keys.of(account or cloud.account)
+        session = boto3.Session(key.id, key.secret, region_name=region or cloud.region)
+        return session.client(service, endpoint_url=cloud.endpoint)
+
+    return client
 
 
 @pytest.fixture(scope="session")

@@ -325,3 +325,31 @@ def test_host_paths_of_this_machine_are_never_mounted(batch, image, tmp_path):
     job = batch.run("curious")
     assert job["status"] == "SUCCEEDED"
     assert batch.log(job) == []
+
+
+def test_batch_of_another_account_and_region_runs_jobs_on_a_copied_ami_with_its_own_credentials(cloud, aws, ami, image):
+    prod = ("222222222222", "eu-west-1")
+    home, there = aws("ec2"), aws("ec2", *prod)
+    home.modify_image_attribute(ImageId=ami, LaunchPermission={"Add": [{"UserId": prod[0]}]})
+    snapshot = home.describe_images(ImageIds=[ami])["Images"][0]["BlockDeviceMappings"][0]["Ebs"]["SnapshotId"]
+    allowed = {"Add": [{"UserId": prod[0]}]}
+    home.modify_snapshot_attribute(SnapshotId=snapshot, CreateVolumePermission=allowed)
+    # The owner's copy in the other region would do as well; a shared one is copied from where it is shared.
+    copy = there.copy_image(SourceImageId=ami, SourceRegion=cloud.region, Name="models")["ImageId"]
+    there.get_waiter("image_available").wait(ImageIds=[copy], WaiterConfig={"Delay": 1})
+    batch = Batch(lambda service: aws(service, *prod), "elsewhere", copy)
+    until(batch.status, {"VALID"})
+    assert batch.environment()["computeEnvironmentArn"].startswith(f"arn:aws:batch:{prod[1]}:{prod[0]}:")
+    script = "cat /models/a.bin; echo $AWS_REGION $AWS_ACCESS_KEY_ID"
+    batch.register(
+        "reads",
+        image=image,
+        command=["sh", "-c", script],
+        jobRoleArn=f"arn:aws:iam::{prod[0]}:role/elsewhere",
+        volumes=[{"name": "models", "host": {"sourcePath": "/opt/dl-models/models"}}],
+        mountPoints=[{"sourceVolume": "models", "containerPath": "/models", "readOnly": True}],
+    )
+    assert batch.log(batch.run("reads")) == ["weights", f"{prod[1]} {cloud.keys.of(prod[0]).id}"]
+    there.deregister_image(ImageId=copy)
+    until(batch.status, {"INVALID"})
+    home.modify_image_attribute(ImageId=ami, LaunchPermission={"Remove": [{"UserId": prod[0]}]})

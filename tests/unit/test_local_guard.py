@@ -13,11 +13,15 @@ from botocore.credentials import Credentials
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitbake.local.guard import PROBE, PROBE_HEADER, Guard, Refused
+from splitbake.errors import LocalCloudError
+from splitbake.local.guard import ACCOUNT_HEADER, PROBE, PROBE_HEADER, Guard, Refused
+from splitbake.local.keys import Key, Keyring
 
 HOST = "172.18.0.1:4566"
 KEY, SECRET = "AKIAEXAMPLEEXAMPLE00", "secret"
-GUARD = Guard(app=lambda environ, start: [b"in"], host=HOST, cloud_id="c1", access_key=KEY, secret_key=SECRET)
+HOME = "123456789012"
+KEYS = Keyring(Key(HOME, KEY, SECRET))
+GUARD = Guard(app=lambda environ, start: [b"in"], host=HOST, cloud_id="c1", keys=KEYS)
 
 keys = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=30).filter(
     lambda key: key.strip("/.") == key and "//" not in key and "/." not in key
@@ -42,12 +46,14 @@ def environ_of(request: AWSRequest, body: bytes = b"") -> dict[str, object]:
     return environ
 
 
-def signed(path: str = "/", query: str = "", body: bytes = b"", service: str = "s3", method: str = "PUT"):
+def signed(  # noqa: PLR0917 - the parts of a call
+    path: str = "/", query: str = "", body: bytes = b"", service: str = "s3", method: str = "PUT", key: Key = KEYS.home
+):
     """Sign a request as botocore's clients do."""
     url = f"http://{HOST}{path}" + (f"?{query}" if query else "")
     request = AWSRequest(method, url, data=body, headers={"Content-Type": "application/octet-stream"})
     signer = S3SigV4Auth if service == "s3" else SigV4Auth
-    signer(Credentials(KEY, SECRET), service, "us-east-1").add_auth(request)
+    signer(Credentials(key.id, key.secret), service, "us-east-1").add_auth(request)
     return environ_of(request, body)
 
 
@@ -193,6 +199,53 @@ def test_a_date_at_the_end_of_time_is_refused(stamp):
     query = f"X-Amz-Credential={KEY}/20260101/us-east-1/s3/aws4_request&X-Amz-Date={stamp}&X-Amz-Expires={'9' * 18}"
     refused(environ_of(AWSRequest("GET", f"http://{HOST}/?{query}")), "expired")
     refused(environ_of(AWSRequest("GET", f"http://{HOST}/?{query}9999")), "number")
+
+
+@given(account=st.from_regex(r"[0-9]{12}", fullmatch=True))
+def test_each_account_has_a_key_and_its_calls_are_booked_on_it(account):
+    key = KEYS.of(account)
+    environ = signed(key=key) | {ACCOUNT_HEADER: "999999999999"}
+    GUARD.check(environ)
+    assert environ[ACCOUNT_HEADER] == account
+    assert f"Credential={key.id}/" in str(environ["HTTP_AUTHORIZATION"])
+    assert key.secret not in repr(key)
+
+
+def test_an_older_presigned_url_is_booked_on_its_account_as_well():
+    key = KEYS.of("222222222222")
+    request = AWSRequest("GET", f"http://{HOST}/bucket/key")
+    HmacV1QueryAuth(Credentials(key.id, key.secret), expires=60).add_auth(request)
+    environ = environ_of(request) | {ACCOUNT_HEADER: HOME}
+    GUARD.check(environ)
+    assert environ[ACCOUNT_HEADER] == "222222222222"
+
+
+@given(account=st.from_regex(r"[0-9]{12}", fullmatch=True), place=st.integers(0, 15), letter=st.sampled_from("A7"))
+def test_no_other_key_id_is_known_and_no_secret_opens_two_accounts(account, place, letter):
+    key = KEYS.of(account)
+    at = 4 + place
+    other = key.id[:at] + letter + key.id[at + 1 :]
+    assert KEYS.holder(other) in (None, key)
+    assert (KEYS.holder(other) is None) == (other != key.id)
+    if account != HOME:
+        refused(signed(key=Key(account, key.id, SECRET)), "signature does not match")
+        refused(signed(key=Key(HOME, KEY, key.secret)), "signature does not match")
+
+
+@given(st.text())
+def test_a_nonsense_key_id_is_nobodys(text):
+    assert KEYS.holder(text) is None
+    assert KEYS.holder("AKIA" + text) is None
+
+
+def test_the_keys_of_two_clouds_differ():
+    assert Keyring(Key(HOME, KEY, "other")).holder(KEYS.of("222222222222").id) is None
+
+
+@pytest.mark.parametrize("account", ["", "12", "1234567890123", "12345678901x", "\uff11" * 12])
+def test_what_is_no_account_number_has_no_key(account):
+    with pytest.raises(LocalCloudError, match="not the number of an AWS account"):
+        KEYS.of(account)
 
 
 def test_the_probe_says_which_cloud_it_is_and_no_more():

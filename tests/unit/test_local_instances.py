@@ -48,7 +48,7 @@ def test_when_one_of_several_instances_cannot_start_none_stays():
     machines = Full()
     instances = Instances(machines, SimpleNamespace(image=lambda backend, ami: "image"))
     booked = [Booked(name) for name in "abc"]
-    backend = SimpleNamespace(region_name="us-east-1", reservations={}, key_pairs={})
+    backend = SimpleNamespace(account_id="123456789012", region_name="us-east-1", reservations={}, key_pairs={})
 
     def run():
         return instances.run(lambda *_, **__: SimpleNamespace(instances=booked), backend, "ami", 3, client_token="once")

@@ -175,6 +175,7 @@ def test_a_job_asks_for_its_definition_with_the_overrides_on_top():
     job = Named(
         job_definition=Named(container_properties=container), container_overrides=overrides,
         parameters={"x": "y"}, job_queue=Named(name="q"), array_properties={},
+        backend=Named(account_id="222222222222", region_name="eu-west-1"),
     )  # fmt: skip
     spec = JobSpec.of(job)
     assert spec.command == ["run", "y"]

@@ -64,8 +64,10 @@ def local_status(as_json: bool) -> int:
 
 
 @command.command("env", short_help="Print its AWS configuration, for eval.")
+@click.option("--account", metavar="NUMBER", help="Of another account of this cloud (any twelve digits).")
+@click.option("--region", help="Another region than the one it was started with.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def local_env(as_json: bool) -> None:
+def local_env(account: str | None, region: str | None, as_json: bool) -> None:
     """Print the AWS configuration of the running local cloud, as shell commands.
 
     It holds the secret key of this cloud. Your own AWS profile is shut out while it is set.
@@ -73,6 +75,7 @@ def local_env(as_json: bool) -> None:
     \b
     Example:
       eval "$(splitbake local env)"
+      eval "$(splitbake local env --account 222222222222 --region eu-west-1)"
     """
     from splitbake.local import cloud
 
@@ -80,7 +83,7 @@ def local_env(as_json: bool) -> None:
     running = cloud.status(directory)
     if running is None:
         raise LocalCloudError(f"No local cloud runs in {directory}.", hint="Start it with `splitbake local up`.")
-    environment = running.environment()
+    environment = running.environment(account, region)
     if as_json:
         click.echo(json.dumps(environment, indent=2))
         return

@@ -13,6 +13,7 @@ from moto.ec2.models import EC2Backend
 from moto.ec2.models.amis import Ami
 from moto.utilities.utils import load_resource
 
+from splitbake.local import sharing
 from splitbake.local.hooks import Hook, around
 from splitbake.local.machines import Machines
 
@@ -41,18 +42,26 @@ class Amis:
         Ami.block_device_mappings = property(_block_devices)  # type: ignore[method-assign,assignment]
 
     def image(self, backend: Any, ami_id: str) -> str:
-        """Return the Docker image of an AMI that can be launched.
+        """Return the Docker image of an AMI that the account of ``backend`` can launch.
 
         Raises:
-            InvalidAMIIdError: there is no such AMI (``InvalidAMIID.NotFound``).
+            EC2ClientError: there is no such AMI (``InvalidAMIID.NotFound``), or it is another account's that was not
+                shared (``AuthFailure``, EC2's list of error codes: "an AMI for which you do not have permissions").
             UnvailableAMIIdError: it is pending, failed or disabled (``InvalidAMIID.Unavailable``).
         """
-        ami = backend.amis.get(ami_id)
+        ami = sharing.find(backend, ami_id)
+        if ami is None and sharing.exists(backend, ami_id):
+            raise EC2ClientError("AuthFailure", f"Not authorized for images: [{ami_id}]")
         if ami is None or ami_id not in self._images:
             raise InvalidAMIIdError(ami_id)
         if ami.state != "available":
             raise UnvailableAMIIdError(ami_id)
         return self._images[ami_id]
+
+    def add(self, ami: Ami, image: str) -> None:
+        """Book an AMI, and the Docker image that stands for it."""
+        self._images[ami.id] = image
+        ami.ec2_backend.amis[ami.id] = ami
 
     def load(self, proceed: Hook, backend: Any) -> None:
         """Fill a region with the x86-64 Amazon Linux 2023 AMIs that moto's SSM parameters name."""
@@ -77,8 +86,7 @@ class Amis:
     ) -> Ami:
         """CreateImage: ``pending`` while the container is committed, then ``available`` (or ``failed``)."""
         with self._lock:
-            if any(ami.name == name and ami.owner_id == backend.account_id for ami in backend.amis.values()):
-                raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use")
+            check_name(backend, name)
             instance = backend.get_instance(instance_id)
             if instance.state not in ("running", "stopped"):
                 raise EC2ClientError("IncorrectState", f"Instance {instance_id} is {instance.state}")
@@ -103,10 +111,11 @@ class Amis:
             worker.join()
 
     def deregister(self, proceed: Hook, backend: Any, ami_id: str) -> None:
-        """DeregisterImage: the image goes, running instances stay."""
+        """DeregisterImage: the image goes with the last AMI on it, running instances stay."""
         proceed(ami_id)
-        if self._images.pop(ami_id, self._base_image) != self._base_image:
-            self._machines.forget(ami_id)
+        image = self._images.pop(ami_id, self._base_image)
+        if image != self._base_image and image not in self._images.values():
+            self._machines.forget(image)
 
     def _commit(self, ami: Ami, instance_id: str) -> None:
         import docker
@@ -123,6 +132,16 @@ class Amis:
         ami.ebs_snapshot.status, ami.state = "completed", "available"
 
 
+def check_name(backend: Any, name: str) -> None:
+    """Refuse a name that another AMI of the account has in the region.
+
+    Raises:
+        EC2ClientError: ``InvalidAMIName.Duplicate``.
+    """
+    if any(ami.name == name and ami.owner_id == backend.account_id for ami in list(backend.amis.values())):
+        raise EC2ClientError("InvalidAMIName.Duplicate", f"AMI name {name} is already in use")
+
+
 def root_size(backend: Any, instance: Any) -> int:
     """Return the size of an instance's root volume, GiB."""
     device = instance.block_device_mapping.get(instance.root_device_name)
@@ -132,5 +151,5 @@ def root_size(backend: Any, instance: Any) -> int:
 def _block_devices(ami: Ami) -> list[dict[str, Any]]:
     """Replace moto's fixed 15 GiB by what the snapshot has."""
     ebs = {"SnapshotId": ami.ebs_snapshot.id, "VolumeSize": ami.ebs_snapshot.volume.size}
-    ebs |= {"DeleteOnTermination": True, "VolumeType": "gp3", "Encrypted": False}
+    ebs |= {"DeleteOnTermination": True, "VolumeType": "gp3", "Encrypted": ami.ebs_snapshot.encrypted}
     return [{"DeviceName": ami.root_device_name, "Ebs": ebs}]

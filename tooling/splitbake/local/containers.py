@@ -44,6 +44,7 @@ class JobSpec:
     Attributes:
         requirements: ``resourceRequirements``; MEMORY in MiB is a hard limit, VCPU a share.
         container: the definition's ``containerProperties``, for the rest.
+        account: whose job it is; with ``region`` it decides which credentials a role gives.
     """
 
     image: str
@@ -55,6 +56,8 @@ class JobSpec:
     container: dict[str, Any]
     queue: str
     array_index: int | None
+    account: str
+    region: str
 
     @classmethod
     def of(cls, job: Any) -> JobSpec:
@@ -76,6 +79,8 @@ class JobSpec:
             container=container,
             queue=job.job_queue.name,
             array_index=job.array_properties.get("index"),
+            account=job.backend.account_id,
+            region=job.backend.region_name,
         )
 
     def requirement(self, kind: str) -> float | None:
@@ -187,7 +192,8 @@ class Containers:
         }
         if spec.array_index is not None:
             given["AWS_BATCH_JOB_ARRAY_INDEX"] = str(spec.array_index)
-        return given | (self._cloud.environment() if spec.container.get("jobRoleArn") else {})
+        role = spec.container.get("jobRoleArn")
+        return given | (self._cloud.environment(spec.account, spec.region) if role else {})
 
     def _gpus(self, spec: JobSpec) -> tuple[list[Any], list[str]]:
         import docker

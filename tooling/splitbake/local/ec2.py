@@ -10,8 +10,9 @@ from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance, InstanceState, Reservation
 
-from splitbake.local import launch_templates
+from splitbake.local import launch_templates, retiring, sharing
 from splitbake.local.amis import BASE_GIB, Amis
+from splitbake.local.copies import Copies
 from splitbake.local.hooks import Hook, around
 from splitbake.local.machines import Machines
 from splitbake.local.state import Cloud
@@ -27,6 +28,9 @@ def install(cloud: Cloud, client: Any) -> Amis:
     machines = Machines(cloud.id, cloud.network, client)
     amis = Amis(machines, cloud.instance_image)
     amis.install()
+    Copies(amis).install()
+    sharing.install()
+    retiring.install()
     launch_templates.install()
     Instances(machines, amis).install()
     return amis
@@ -38,7 +42,7 @@ class Instances:
     def __init__(self, machines: Machines, amis: Amis) -> None:
         self._machines = machines
         self._amis = amis
-        self._reservations: dict[tuple[str, str], tuple[str, Reservation]] = {}
+        self._reservations: dict[tuple[str, str, str], tuple[str, Reservation]] = {}
         self._rebooting: set[str] = set()
         self._lock = Lock()
 
@@ -60,7 +64,7 @@ class Instances:
         or none.
         """
         token = options.get("client_token") or _NO_TOKEN
-        key = (backend.region_name, token)
+        key = (backend.account_id, backend.region_name, token)
         asked = repr((image_id, count, args, options))
         with self._lock:
             if token != _NO_TOKEN and key in self._reservations:
@@ -136,7 +140,7 @@ class Instances:
 
     def root_volume(self, proceed: Hook, instance: Any) -> None:
         """Give an instance the root volume of its AMI (moto: 8 GiB at a fixed device name)."""
-        ami = instance.ec2_backend.amis.get(instance.image_id)
+        ami = sharing.find(instance.ec2_backend, instance.image_id)
         size = ami.ebs_snapshot.volume.size if ami else BASE_GIB
         instance.add_block_device(size, instance.root_device_name, None, False, True, None, "gp3")
 

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from moto.core.responses import ActionResult
+from moto.ecr.exceptions import RepositoryNotFoundException
 from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
@@ -17,31 +18,58 @@ from splitbake.local.state import Cloud
 
 def install(registry: Registry, cloud: Cloud) -> None:
     """Hook the ECR calls, and book the repository that `up` fills."""
-    images = Images(registry)
+    images = Images(registry, home=(cloud.account, cloud.region))
     around(ECRBackend, "create_repository", images.create_repository)
+    around(ECRBackend, "delete_repository", images.delete_repository)
     for name in ("describe_images", "list_images", "batch_get_image"):
         around(ECRBackend, name, images.refreshed)
     around(ECRBackend, "batch_delete_image", images.delete)
+    around(ECRResponse, "describe_images", by_status)
     around(ECRResponse, "get_authorization_token", images.token)
+    ECRResponse.update_image_storage_class = store  # type: ignore[attr-defined]
     Image.get_image_size_in_bytes = _size  # type: ignore[method-assign,assignment]
     ecr_backends[cloud.account][cloud.region].create_repository(PULL_THROUGH, None, {}, None, "", [])
 
 
 class Images:
-    """The images of all repositories, as they lie in the registry."""
+    """The images of all repositories, as they lie in the one registry.
 
-    def __init__(self, registry: Registry) -> None:
+    Each account and region has its own part of it: the home ones the root, every other a folder such as
+    ``222222222222__eu-west-1/``, which no repository can be called (ECR allows one separator at a time).
+    """
+
+    def __init__(self, registry: Registry, home: tuple[str, str]) -> None:
         self._registry = registry
+        self._home = home
         self._untagged: dict[tuple[str, str], str] = {}
 
     def create_repository(self, proceed: Hook, backend: Any, repository_name: str, *args: Any, **options: Any) -> Any:
         """CreateRepository: its URI is an address that Docker can push to."""
         repository: Repository = proceed(repository_name, *args, **options)
-        repository.uri = f"{self._registry.address}/{repository.name}"
+        owner = (backend.account_id, backend.region_name)
+        folder = "" if owner == self._home else "__".join(owner) + "/"
+        repository.uri = f"{self._registry.address}/{folder}{repository.name}"
         return repository
 
+    def delete_repository(
+        self,
+        proceed: Hook,
+        backend: Any,
+        repository_name: str,
+        registry_id: str | None = None,
+        force: bool | None = False,
+    ) -> Any:
+        """DeleteRepository: what was pushed goes as well, so that the next one of that name starts empty."""
+        repository = self.refreshed(
+            lambda *_: backend.repositories.get(repository_name), backend, repository_name, registry_id
+        )
+        answer = proceed(repository_name, registry_id, force)
+        for digest in self._snapshot(repository):
+            self._registry.delete(self._path(repository), digest)
+        return answer
+
     def token(self, proceed: Hook, response: Any) -> ActionResult:
-        """GetAuthorizationToken: the registry's password, valid as long as this `up`."""
+        """GetAuthorizationToken: the registry's password, valid as long as this `up`, whoever asks."""
         secret = b64encode(f"{USER}:{self._registry.password}".encode()).decode()
         grant = {
             "authorizationToken": secret,
@@ -50,37 +78,62 @@ class Images:
         }
         return ActionResult({"authorizationData": [grant]})
 
-    def refreshed(self, proceed: Hook, backend: Any, repository_name: str, *args: Any, **options: Any) -> Any:
-        """Ask the registry before moto answers; ``image_ids`` may name digests that no tag points to."""
-        if repository := backend.repositories.get(repository_name):
-            wanted = [one.get("imageDigest") for one in options.get("image_ids") or []]
-            self._refresh(repository, [digest for digest in wanted if digest])
-        return proceed(repository_name, *args, **options)
+    def refreshed(
+        self,
+        proceed: Hook,
+        backend: Any,
+        repository_name: str,
+        registry_id: str | None = None,
+        image_ids: list[dict[str, str]] | None = None,
+        **options: Any,
+    ) -> Any:
+        """Ask the registry before moto answers; ``image_ids`` may name digests that no tag points to.
 
-    def delete(self, proceed: Hook, backend: Any, repository_name: str, *args: Any, **options: Any) -> Any:
+        Another account's registry (``registry_id``) stays closed: repository policies are not judged here.
+        """
+        if registry_id not in (None, backend.account_id):
+            raise RepositoryNotFoundException(repository_name, registry_id)
+        if repository := backend.repositories.get(repository_name):
+            wanted = [one.get("imageDigest") for one in image_ids or []]
+            self._refresh(repository, [digest for digest in wanted if digest])
+        return proceed(repository_name, registry_id, *([image_ids] if image_ids else []), **options)
+
+    def delete(
+        self,
+        proceed: Hook,
+        backend: Any,
+        repository_name: str,
+        registry_id: str | None = None,
+        image_ids: list[dict[str, str]] | None = None,
+    ) -> Any:
         """BatchDeleteImage: an image without tags leaves the registry; a lost tag is only forgotten here.
 
         The registry's API can remove manifests, not single tags.
         """
         repository = backend.repositories.get(repository_name)
-        answer = self.refreshed(
-            lambda *a, **o: (self._snapshot(repository), proceed(*a, **o)), backend, repository_name, *args, **options
-        )
-        before, result = answer
+        before, result = self.refreshed(
+            lambda *args: (self._snapshot(repository), proceed(*args)),
+            backend, repository_name, registry_id, image_ids,
+        )  # fmt: skip
         now = self._snapshot(repository)
         for digest, tags in before.items():
             if digest not in now:
-                self._registry.delete(repository_name, digest)
+                self._registry.delete(self._path(repository), digest)
             for tag in tags - now.get(digest, set()):
-                self._untagged[repository_name, tag] = digest
+                self._untagged[self._path(repository), tag] = digest
         return result
+
+    def _path(self, repository: Repository) -> str:
+        """Return the repository's name in the registry."""
+        return repository.uri.removeprefix(f"{self._registry.address}/")
 
     def _refresh(self, repository: Repository, digests: list[str]) -> None:
         known = {image.image_digest: image for image in repository.images}
+        path = self._path(repository)
         found: dict[str, tuple[Manifest, list[str]]] = {}
-        for reference in [*self._registry.tags(repository.name), *digests]:
-            manifest = self._registry.manifest(repository.name, reference)
-            if manifest is None or self._untagged.get((repository.name, reference)) == manifest.digest:
+        for reference in [*self._registry.tags(path), *digests]:
+            manifest = self._registry.manifest(path, reference)
+            if manifest is None or self._untagged.get((path, reference)) == manifest.digest:
                 continue
             tags = found.setdefault(manifest.digest, (manifest, []))[1]
             if reference != manifest.digest:
@@ -95,6 +148,34 @@ class Images:
         return {image.image_digest: set(image.image_tags) for image in images}
 
 
+def store(response: Any) -> ActionResult:
+    """UpdateImageStorageClass: an archived image says so; the registry would still hand it out."""
+    name, image_id = response._get_param("repositoryName"), response._get_param("imageId")
+    backend = response.ecr_backend
+    (image,) = backend.describe_images(name, response._get_param("registryId"), [image_id])
+    image.image_status = "ARCHIVED" if response._get_param("targetStorageClass") == "ARCHIVE" else "ACTIVE"
+    return ActionResult(
+        {
+            "registryId": image.registry_id,
+            "repositoryName": name,
+            "imageId": image_id,
+            "imageStatus": image.image_status,
+        }
+    )
+
+
+def by_status(proceed: Hook, response: Any) -> ActionResult:
+    """DescribeImages: by default "only images with ACTIVE status" (ECR API model), but whichever is named."""
+    answer: ActionResult = proceed()
+    if response._get_param("imageIds"):
+        return answer
+    wanted = (response._get_param("filter") or {}).get("imageStatus", "ACTIVE")
+    images: Any = answer.result
+    return ActionResult(
+        {"imageDetails": [one for one in images["imageDetails"] if wanted in ("ANY", one.image_status)]}
+    )
+
+
 def _image(repository: Repository, manifest: Manifest, tags: list[str], known: Image | None) -> Image:
     """Describe a manifest in moto's terms; one seen before keeps the time of its push."""
     image = known or Image(
@@ -105,6 +186,7 @@ def _image(repository: Repository, manifest: Manifest, tags: list[str], known: I
         image_manifest_mediatype=manifest.media_type,
         digest=manifest.digest,
     )
+    image.image_status = getattr(known, "image_status", "ACTIVE")  # type: ignore[attr-defined]
     image.image_tags = tags
     image.image_tag = tags[-1] if tags else None  # type: ignore[assignment]
     image.splitbake_size = manifest.size  # type: ignore[attr-defined]

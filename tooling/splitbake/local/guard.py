@@ -1,9 +1,10 @@
-"""The gate in front of the local cloud: only calls signed with the key of this ``up`` come through.
+"""The gate in front of the local cloud: only calls signed with a key of this ``up`` come through.
 
 The cloud runs code for whoever can call it, so it refuses what a web page could send (an Origin header, a foreign
 Host: DNS rebinding), moto's own routes, and every call whose AWS signature does not verify. The signature of a
 streamed or ``UNSIGNED-PAYLOAD`` body covers its headers only, as on AWS over plain HTTP. What comes through is booked
-on the credential scope that was verified: moto would else guess the service from parts of a call that nobody signed.
+on the credential scope and the account that were verified: moto would else guess the service from parts of a call that
+nobody signed, and take the account from a header.
 """
 
 from __future__ import annotations
@@ -15,12 +16,14 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
+
+from splitbake.local.keys import Key, Keyring
 
 log = logging.getLogger("splitbake.local.guard")
 
@@ -43,6 +46,9 @@ _CLOSED = ("/moto-api", "/favicon.ico", "/latest/meta-data", "/latest/api")
 PROBE = "/.splitbake"
 PROBE_HEADER = "x-splitbake-cloud"
 
+#: The header by which moto books a call on an account; whatever a caller wrote there is replaced.
+ACCOUNT_HEADER = "HTTP_X_MOTO_ACCOUNT_ID"
+
 Environ = dict[str, Any]
 
 
@@ -58,15 +64,13 @@ class Guard:
         app: what answers the calls that come through.
         host: the only Host header that is let in, ``address:port``.
         cloud_id: what the probe answers.
-        access_key: the only access key id that is known.
-        secret_key: the secret that signatures are checked with.
+        keys: the access keys that are known, and the secrets that signatures are checked with.
     """
 
     app: Callable[..., Iterable[bytes]]
     host: str
     cloud_id: str
-    access_key: str
-    secret_key: str = field(repr=False)
+    keys: Keyring
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Check one call and pass it on, or answer 403."""
@@ -136,13 +140,13 @@ class Guard:
         scope = fields.get("Credential", "").split("/")
         if len(scope) != 5:  # noqa: PLR2004 - key, date, region, service, aws4_request
             raise Refused("The credential scope of the signature is malformed.")
-        self._check_key(scope[0])
+        key = self._key(scope[0])
         names = fields.get("SignedHeaders", "").split(";")
         needed = {"HTTP_HOST", *(key for key in environ if key.startswith("HTTP_X_AMZ_"))}
         if uncovered := sorted(needed - {_header_key(name) for name in names}):
             raise Refused(f"The signature does not cover the header {_header_name(uncovered[0])}.")
         signer_type: Any = S3SigV4Auth if scope[3] == "s3" else SigV4Auth
-        signer = signer_type(Credentials(self.access_key, self.secret_key), scope[3], scope[2])
+        signer = signer_type(Credentials(key.id, key.secret), scope[3], scope[2])
         signed = {name: environ.get(_header_key(name), "") for name in names}
         request = AWSRequest(environ["REQUEST_METHOD"], _url(environ, self.host, query), headers=signed)
         request.context["timestamp"] = stamp
@@ -155,7 +159,7 @@ class Guard:
         self._compare(expected, fields.get("Signature", ""))
         if stated and _SHA256.fullmatch(stated) and _body_digest(environ, trusted=True) != stated:
             raise Refused("The body is not the one whose digest was signed.")
-        environ["HTTP_AUTHORIZATION"] = _authorization("/".join(scope), fields["SignedHeaders"])
+        _book(environ, key, "/".join(scope), fields["SignedHeaders"])
 
     def _check_presigned_v2(self, environ: Environ, query: dict[str, str]) -> None:
         """Check the older query signature, which boto3 still makes for S3 in some regions by default."""
@@ -163,22 +167,23 @@ class Guard:
         from botocore.compat import HTTPHeaders
         from botocore.credentials import Credentials
 
-        self._check_key(query["AWSAccessKeyId"])
+        key = self._key(query["AWSAccessKeyId"])
         if _now().timestamp() > _number(query.get("Expires", "")):
             raise Refused("The presigned URL has expired.")
-        signer: Any = HmacV1QueryAuth(Credentials(self.access_key, self.secret_key))
+        signer: Any = HmacV1QueryAuth(Credentials(key.id, key.secret))
         signer._get_date = lambda: query["Expires"]
         headers = HTTPHeaders()
-        for key in ("CONTENT_TYPE", "HTTP_CONTENT_MD5", *(key for key in environ if key.startswith("HTTP_X_AMZ_"))):
-            if environ.get(key):
-                headers[_header_name(key)] = environ[key]
+        for name in ("CONTENT_TYPE", "HTTP_CONTENT_MD5", *(one for one in environ if one.startswith("HTTP_X_AMZ_"))):
+            if environ.get(name):
+                headers[_header_name(name)] = environ[name]
         url = urlsplit(_url(environ, self.host, environ.get("QUERY_STRING", "")))
         self._compare(signer.get_signature(environ["REQUEST_METHOD"], url, headers), query.get("Signature", ""))
-        environ["HTTP_AUTHORIZATION"] = _authorization(f"{self.access_key}/-/us-east-1/s3/aws4_request", "host")
+        _book(environ, key, f"{key.id}/-/us-east-1/s3/aws4_request", "host")
 
-    def _check_key(self, access_key: str) -> None:
-        if not hmac.compare_digest(access_key.encode(), self.access_key.encode()):
-            raise Refused("The access key is not the one of this local cloud; each `up` makes a new one.")
+    def _key(self, key_id: str) -> Key:
+        if (key := self.keys.holder(key_id)) is None:
+            raise Refused("The access key is not one of this local cloud; each `up` makes new ones.")
+        return key
 
     def _compare(self, expected: str, given: str) -> None:
         if not hmac.compare_digest(expected.encode(), given.encode()):
@@ -215,9 +220,12 @@ def _header_name(key: str) -> str:
     return key.removeprefix("HTTP_").replace("_", "-").lower()
 
 
-def _authorization(scope: str, signed_headers: str) -> str:
-    """Return the header by which moto finds service and region, with nothing in it but what was verified."""
-    return f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed_headers}, Signature=verified"
+def _book(environ: Environ, key: Key, scope: str, signed_headers: str) -> None:
+    """Write the headers by which moto finds service, region and account: nothing in them but what was verified."""
+    environ["HTTP_AUTHORIZATION"] = (
+        f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed_headers}, Signature=verified"
+    )
+    environ[ACCOUNT_HEADER] = key.account
 
 
 def _body_digest(environ: Environ, *, trusted: bool) -> str:

@@ -78,19 +78,18 @@ class Machines:
                 raise
 
     def commit(self, instance_id: str, ami_id: str) -> tuple[str, int]:
-        """Make an image of an instance's file system; return its id and its bytes on disk."""
+        """Make an image of an instance's file system; return its name and its bytes on disk."""
         changes = [f"LABEL {key}={value}" for key, value in labels(self.cloud_id, ami=ami_id).items()]
-        image = self._get(instance_id).commit(
-            repository=f"splitbake/{self.cloud_id}", tag=ami_id, pause=True, changes=changes
-        )
-        return str(image.id), int(image.attrs["Size"])
+        repository = f"splitbake/{self.cloud_id}"
+        image = self._get(instance_id).commit(repository=repository, tag=ami_id, pause=True, changes=changes)
+        return f"{repository}:{ami_id}", int(image.attrs["Size"])
 
-    def forget(self, ami_id: str) -> None:
-        """Remove an AMI's image; instances that still run from it keep their layers."""
+    def forget(self, image: str) -> None:
+        """Remove an image that :meth:`commit` made; instances that still run from it keep their layers."""
         import docker
 
         try:
-            self.client.images.remove(f"splitbake/{self.cloud_id}:{ami_id}", force=True)
+            self.client.images.remove(image, force=True)
         except docker.errors.ImageNotFound:
             return
 

@@ -37,7 +37,6 @@ def serve(cloud: Cloud) -> None:
     os.environ |= {
         "MOTO_DISABLE_GLOBAL_CORS": "true",
         "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
-        "MOTO_ACCOUNT_ID": cloud.account,
         "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
     }
     from moto.moto_server.werkzeug_app import (
@@ -56,8 +55,7 @@ def serve(cloud: Cloud) -> None:
         app=DomainDispatcherApplication(create_backend_app),
         host=address.netloc,
         cloud_id=cloud.id,
-        access_key=cloud.access_key,
-        secret_key=cloud.secret_key,
+        keys=cloud.keys,
     )
     assert address.hostname is not None  # noqa: S101 - `up` wrote it
     assert address.port is not None  # noqa: S101

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from splitbake.errors import LocalCloudError
+from splitbake.local.keys import Key, Keyring
 
-#: The account number that moto answers for; every call of the local cloud belongs to it.
+#: The account that a cloud's own environment selects; it answers for every other one as well.
 ACCOUNT = "123456789012"
 
 
@@ -77,12 +78,12 @@ class Cloud:
         id: random name; every Docker object of this cloud carries the label ``splitbake.cloud=<id>``.
         directory: its state folder.
         region: the region its environment selects; the server answers for others as well.
-        account: the account number of every caller.
+        account: the account its environment selects; the server answers for others as well.
         endpoint: the base URL of all AWS services, reachable from the host and from its instances.
         registry: ``host:port`` of the registry behind ECR.
         network: name of the Docker bridge network that its instances live in.
         gateway: the address of the host on that network.
-        access_key: the access key id; the secret that belongs to it is not shown in a ``repr``.
+        access_key: the access key id of that account; the secret that belongs to it is not shown in a ``repr``.
         instance_image: Docker image id that stands in for the AMIs of AWS.
         python_image: Docker image id that stands in for ``python:3.11-slim``.
     """
@@ -107,17 +108,23 @@ class Cloud:
         """The log of the server: refused calls, failed hooks, jobs."""
         return self.directory / "server.log"
 
-    def environment(self) -> dict[str, str]:
-        """Return the standard AWS configuration of this cloud.
+    @property
+    def keys(self) -> Keyring:
+        """The access keys of all accounts."""
+        return Keyring(Key(self.account, self.access_key, self.secret_key))
+
+    def environment(self, account: str | None = None, region: str | None = None) -> dict[str, str]:
+        """Return the standard AWS configuration of ``account`` in ``region``; the cloud's own ones by default.
 
         The user's own profile is shut out, so that nothing meant for the local cloud can reach a real account.
         """
+        key = self.keys.of(account or self.account)
         return {
             "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": self.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.secret_key,
-            "AWS_REGION": self.region,
-            "AWS_DEFAULT_REGION": self.region,
+            "AWS_ACCESS_KEY_ID": key.id,
+            "AWS_SECRET_ACCESS_KEY": key.secret,
+            "AWS_REGION": region or self.region,
+            "AWS_DEFAULT_REGION": region or self.region,
             "AWS_EC2_METADATA_DISABLED": "true",
             "AWS_CONFIG_FILE": "/dev/null",
             "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
