@@ -1,17 +1,17 @@
-"""What building made and verification found, as the state remembers it."""
+"""What building made and verification found, as data; ``splitbake.catalog`` remembers it."""
 
 from __future__ import annotations
 
 import datetime
-from typing import Literal, TypeVar
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from splitbake.errors import StateError
+from splitbake.contract import Need, Offer
 from splitbake.spec import Spec, Text
-from splitbake.state import Store
 
 Half = Literal["ami", "image"]
+Work = Literal["build", "verify"]
 
 
 class Artifact(Spec):
@@ -26,6 +26,9 @@ class Artifact(Spec):
     size: int = Field(description="bytes: the model files of an AMI; an image uncompressed")
     compressed_size: int | None = Field(default=None, description="bytes in the registry, of an image")
     snapshots: tuple[Text, ...] = Field(default=(), strict=False)
+    offers: Offer | None = Field(default=None, description="of an AMI: what an image finds on its hosts")
+    needs: Need | None = Field(default=None, description="of an image: what it must find")
+    promoted_from: Text | None = Field(default=None, description="the uri that this is a copy of")
 
     @property
     def uri(self) -> str:
@@ -48,7 +51,7 @@ class Report(Spec):
     half: Half
     artifact: Text = Field(description="the artifact's id")
     fingerprint: Text
-    standard: Text = Field(description="digest of what was demanded: Manifest.standard")
+    standard: Text = Field(description="digest of what was demanded: Project.standard")
     created: Text
     seconds: float
     checks: tuple[Check, ...] = Field(strict=False)
@@ -56,49 +59,25 @@ class Report(Spec):
     @property
     def passed(self) -> bool:
         """Whether there were checks and none failed."""
-        return bool(self.checks) and all(check.passed for check in self.checks)
+        return bool(self.checks) and not self.failed
+
+    @property
+    def failed(self) -> tuple[str, ...]:
+        """The names of the checks that failed."""
+        return tuple(check.name for check in self.checks if not check.passed)
 
 
-Kind = TypeVar("Kind", Artifact, Report)
+class Run(Spec):
+    """One piece of work that was done: what the next one of its kind may be expected to take."""
+
+    half: Half
+    work: Work
+    fingerprint: Text
+    created: Text = Field(description="ISO 8601, UTC")
+    seconds: float
+    dollars: float | None = Field(default=None, description="of the instance, where its price is known")
 
 
 def now() -> str:
     """Return the present moment as the state writes it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def save(store: Store, item: Artifact | Report) -> None:
-    """Remember ``item`` under its fingerprint; the latest of one fingerprint counts."""
-    store.put(_key(type(item), item.half, item.fingerprint), item.model_dump_json(indent=2).encode())
-
-
-def find_artifact(store: Store, half: Half, fingerprint: str) -> Artifact | None:
-    """Return the artifact that was built from exactly these inputs, None where there is none."""
-    return _find(store, Artifact, half, fingerprint)
-
-
-def find_report(store: Store, artifact: Artifact, standard: str) -> Report | None:
-    """Return the report about exactly this artifact by this standard, None where it was never verified so."""
-    report = _find(store, Report, artifact.half, artifact.fingerprint)
-    return report if report and (report.artifact, report.standard) == (artifact.id, standard) else None
-
-
-def _find(store: Store, kind: type[Kind], half: Half, fingerprint: str) -> Kind | None:
-    """Read what ``save`` wrote.
-
-    Raises:
-        StateError: something else stands there.
-    """
-    key = _key(kind, half, fingerprint)
-    value = store.get(key)
-    try:
-        return None if value is None else kind.model_validate_json(value)
-    except ValidationError as problem:
-        raise StateError(
-            f"{key} in the state is damaged, or of another version of splitbake: {problem.errors()[0]['msg']}",
-            hint=f"remove it; then splitbake build {half} and splitbake verify {half} make it anew",
-        ) from problem
-
-
-def _key(kind: type[Spec], half: Half, fingerprint: str) -> str:
-    return f"{kind.__name__.lower()}s/{half}/{fingerprint.replace(':', '-')}.json"

@@ -1,50 +1,61 @@
-"""Building a half: reuse the artifact of the same fingerprint where it is still there, make it otherwise."""
+"""Building a half as the plan says: reuse what is there, make the rest; of two that build the same, one counts."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from splitbake import artifact as artifacts
-from splitbake import fingerprint
-from splitbake.artifact import Artifact, Half
+from splitbake import explain, fingerprint, health, lease, plan
+from splitbake.artifact import Artifact, Half, Run
+from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError, LockError, SplitbakeError
+from splitbake.errors import BuildError, SplitbakeError
+from splitbake.inputs import Inputs
 from splitbake.project import Project
 from splitbake.ui import Say
+
+_SECONDS_AN_HOUR = 3600
 
 
 @dataclass(frozen=True)
 class Built:
-    """An artifact and whether this run made it."""
+    """An artifact, whether this run made it, and why."""
 
     artifact: Artifact
     reused: bool
+    reasons: tuple[str, ...]
 
 
 def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) -> Built:
-    """Return the artifact of ``half`` for the project as it is now.
+    """Return the artifact of ``half`` for the project as it is now; ``force`` makes it anew.
 
-    An artifact is reused only after it was seen to exist; ``force`` makes it anew.
+    Where another run builds the same inputs at this moment, its artifact is waited for and used.
 
     Raises:
         BuildError, ToolError, CloudError: nothing usable was made, and nothing is left running.
-        StateError, CloudError: it was made, but could not be remembered; the message names it.
+        StateError, CloudError: it was made, but could not be remembered; the message names it. Such an AMI is removed.
     """
-    _require_region(project, cloud)
-    wanted = fingerprint_of(project, half)
-    store = project.store(cloud)
-    if not force:
-        known = artifacts.find_artifact(store, half, wanted)
-        if known and exists(project, cloud, known):
-            return Built(known, reused=True)
-    cloud.guard()
-    artifact = _make(project, cloud, half, wanted, say)
-    try:
-        artifacts.save(store, artifact)
-    except SplitbakeError as problem:
-        problem.message = f"{artifact.uri} was built, but could not be remembered: {problem.message}"
-        raise
-    return Built(artifact, reused=False)
+    cloud.require_endpoint()
+    plan.require_buildable(project, cloud)
+    catalog, inputs = project.catalog(cloud), fingerprint.inputs(project, half)
+    planned = plan.plan_half(project, cloud, catalog, inputs)
+    if planned.artifact and not force:
+        return Built(planned.artifact, reused=True, reasons=planned.reasons)
+    identity = cloud.guard()
+    name = f"build/{catalog.account}/{catalog.region}/{half}/{inputs.fingerprint}"
+    with lease.held(catalog.store, name, who=identity.arn, doing=f"building the {half}", wait=say):
+        before = catalog.artifact(half, inputs.fingerprint)
+        again = plan.plan_half(project, cloud, catalog, inputs)
+        if again.artifact and not force:
+            return Built(again.artifact, reused=True, reasons=again.reasons)
+        reasons = ("--force",) if force else again.reasons
+        for reason in reasons:
+            say(f"because {reason}")
+        made = _make(project, cloud, inputs, say)
+        kept = _keep(project, cloud, catalog, inputs, made, instead_of=before)
+    return Built(kept, reused=kept != made, reasons=reasons)
 
 
 def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
@@ -54,46 +65,95 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
         BuildError: it was never built, or is gone.
         LockError: the lock is of another region.
     """
-    _require_region(project, cloud)
-    known = artifacts.find_artifact(project.store(cloud), half, fingerprint_of(project, half))
+    plan.require_buildable(project, cloud)
+    known = project.catalog(cloud).artifact(half, fingerprint.inputs(project, half).fingerprint)
     if known is None:
         raise BuildError(
             f"the {half} of the project as it is now was not built yet", hint=f"run splitbake build {half}"
         )
-    if not exists(project, cloud, known):
-        raise BuildError(
-            f"{known.uri} was built, but it is gone, or not where environment {cloud.name!r} wants it",
-            hint=f"run splitbake build {half}",
-        )
+    problem = health.problem(cloud, known, project.manifest.image.repository)
+    if problem:
+        raise BuildError(f"{known.uri} was built, but {problem}", hint=f"run splitbake build {half}")
     return known
 
 
-def _require_region(project: Project, cloud: Cloud) -> None:
-    """Refuse a lock of another region: AMI ids mean nothing there."""
-    locked, wanted = project.lock.base_ami.region, cloud.environment.region
-    if locked != wanted:
-        raise LockError(
-            f"{project.lock_path} names a base AMI of {locked}, environment {cloud.name!r} is in {wanted}",
-            hint=f"run splitbake lock --env {cloud.name}",
+def _make(project: Project, cloud: Cloud, inputs: Inputs, say: Say) -> Artifact:
+    """Make the artifact of exactly these inputs; they may have changed while another build was waited for."""
+    from splitbake.bake import ami, image
+
+    _require_unchanged(project, inputs)
+    if inputs.half == "image":
+        return image.build(project, cloud, fingerprint=inputs.fingerprint, say=say)
+    made = ami.bake(project, cloud, fingerprint=inputs.fingerprint, say=say)
+    with _discarding(cloud, made):
+        _require_unchanged(project, inputs)  # Packer read the user's scripts only now
+    return made
+
+
+def _require_unchanged(project: Project, inputs: Inputs) -> None:
+    now = fingerprint.inputs(project, inputs.half)
+    if now.fingerprint != inputs.fingerprint:
+        raise BuildError(
+            f"the project changed during the build of the {inputs.half}: {'; '.join(explain.explain(inputs, now))}",
+            hint="build again when it is at rest",
         )
 
 
-def fingerprint_of(project: Project, half: Half) -> str:
-    """Return the fingerprint of ``half`` for the project as it is now."""
-    return fingerprint.ami(project) if half == "ami" else fingerprint.image(project)
+def _keep(
+    project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, made: Artifact, *, instead_of: Artifact | None
+) -> Artifact:
+    """Remember ``made``, unless a healthy one was remembered meanwhile: then that one counts, and ours is removed."""
+    with _discarding(cloud, made), _told(f"{made.uri} was built, but could not be remembered"):
+        catalog.keep_inputs(inputs)
+        while (kept := catalog.keep(made, instead_of=instead_of)) != made:
+            if not health.problem(cloud, kept, project.manifest.image.repository):
+                break
+            instead_of = kept
+    if kept != made:
+        _discard(cloud, made)
+    with _told(f"{kept.uri} is built and remembered, but not how long that took"):
+        catalog.log(_run(project, made))
+    return kept
 
 
-def exists(project: Project, cloud: Cloud, artifact: Artifact) -> bool:
-    """Return whether ``artifact`` can be used: the AMI is available, the digest is in the wanted repository."""
-    from splitbake.bake import ami, image
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    """Begin the message of an error with ``what``."""
+    try:
+        yield
+    except SplitbakeError as problem:
+        problem.message = f"{what}: {problem.message}"
+        raise
 
-    if artifact.half == "ami":
-        return ami.exists(cloud, artifact)
-    return image.exists(cloud, artifact, project.manifest.image.repository)
+
+@contextmanager
+def _discarding(cloud: Cloud, made: Artifact) -> Iterator[None]:
+    """Remove ``made`` unless the block comes to its end: nobody would ever find it again, and its snapshots cost."""
+    from splitbake.bake import access
+
+    try:
+        yield
+    except BaseException as problem:
+        access.clean_up_after(problem, lambda: _discard(cloud, made))
+        raise
 
 
-def _make(project: Project, cloud: Cloud, half: Half, wanted: str, say: Say) -> Artifact:
-    from splitbake.bake import ami, image
+def _discard(cloud: Cloud, made: Artifact) -> None:
+    """Remove an AMI with its snapshots. An image may stay: its layers are shared, and it may be the very same one."""
+    from splitbake.bake import ami
 
-    bake = ami.bake if half == "ami" else image.build
-    return bake(project, cloud, fingerprint=wanted, say=say)
+    if made.half == "ami":
+        ami.discard(cloud, made)
+
+
+def _run(project: Project, made: Artifact) -> Run:
+    builder = project.manifest.ami.builder
+    price = builder.price if made.half == "ami" else None
+    return Run(
+        half=made.half,
+        work="build",
+        fingerprint=made.fingerprint,
+        created=artifacts.now(),
+        seconds=made.seconds,
+        dollars=None if price is None else round(price * made.seconds / _SECONDS_AN_HOUR, 4),
+    )

@@ -6,6 +6,7 @@ Whether the endpoint behind it is AWS or the local cloud, nothing here or above 
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,6 +43,8 @@ class Cloud:
     name: str
     environment: Environment
     _clients: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    #: A session of boto3 must not make two clients at once; clients themselves are for all threads (boto3's guide).
+    _opening: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @cached_property
     def session(self) -> Session:
@@ -60,39 +63,41 @@ class Cloud:
             CloudError: the configuration (profile, endpoint) makes no client.
         """
         key = f"{service} {region}" if region else service
-        if key not in self._clients:
-            from botocore.config import Config
+        with self._opening:
+            if key not in self._clients:
+                self._clients[key] = self._open(service, region)
+            return self._clients[key]
 
-            settings: dict[str, Any] = {
-                "connect_timeout": _CONNECT_TIMEOUT,
-                "read_timeout": _READ_TIMEOUT,
-                "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
-                "ignore_configured_endpoint_urls": True,  # the stubs do not know it
-                # Presigned URLs of version 4 also open objects that are encrypted with KMS.
-                "signature_version": "s3v4" if service == "s3" else None,
-            }
-            with aws_errors(f"open the {service} client"):
-                open_client: Any = self.session.client  # the stubs list every service by name
-                try:
-                    self._clients[key] = open_client(
-                        service, region_name=region, endpoint_url=self.endpoint, config=Config(**settings)
-                    )
-                except ValueError as problem:
-                    raise CloudError(
-                        f"AWS_ENDPOINT_URL is {self.endpoint!r}: {problem}", hint="correct it, or unset it"
-                    ) from problem
-        return self._clients[key]
+    def _open(self, service: str, region: str | None) -> Any:
+        from botocore.config import Config
+
+        settings: dict[str, Any] = {
+            "connect_timeout": _CONNECT_TIMEOUT,
+            "read_timeout": _READ_TIMEOUT,
+            "retries": {"mode": "standard", "max_attempts": _ATTEMPTS},
+            "ignore_configured_endpoint_urls": True,  # the stubs do not know it
+            # Presigned URLs of version 4 also open objects that are encrypted with KMS.
+            "signature_version": "s3v4" if service == "s3" else None,
+        }
+        with aws_errors(f"open the {service} client"):
+            open_client: Any = self.session.client  # the stubs list every service by name
+            try:
+                return open_client(service, region_name=region, endpoint_url=self.endpoint, config=Config(**settings))
+            except ValueError as problem:
+                raise CloudError(
+                    f"AWS_ENDPOINT_URL is {self.endpoint!r}: {problem}", hint="correct it, or unset it"
+                ) from problem
 
     @property
     def endpoint(self) -> str | None:
         """The custom endpoint of this process (AWS_ENDPOINT_URL), None for AWS's own."""
         return os.environ.get("AWS_ENDPOINT_URL") or None
 
-    def guard(self) -> Identity:
-        """Compare account, region and endpoint with the environment's, before anything is changed.
+    def require_endpoint(self) -> None:
+        """Compare the endpoint with the environment's; asks nobody.
 
         Raises:
-            GuardError: they differ; the message says in what.
+            GuardError: they differ.
         """
         wanted = self.environment
         if wanted.endpoint == "custom" and self.endpoint is None:
@@ -105,6 +110,15 @@ class Cloud:
                 f"environment {self.name!r} is on AWS, but AWS_ENDPOINT_URL points to {self.endpoint}",
                 hint="unset AWS_ENDPOINT_URL, or choose the environment of that endpoint with --env",
             )
+
+    def guard(self) -> Identity:
+        """Compare account, region and endpoint with the environment's, before anything is changed.
+
+        Raises:
+            GuardError: they differ; the message says in what.
+        """
+        self.require_endpoint()
+        wanted = self.environment
         with aws_errors("ask STS who is calling"):
             caller = self.client("sts").get_caller_identity()
         if caller["Account"] != wanted.account:

@@ -33,10 +33,12 @@ class RemoteImage:
     Attributes:
         digest: ``sha256:…`` of its manifest.
         size: bytes as stored and billed, that is compressed; None where the registry does not tell.
+        status: ``ACTIVE``, ``ARCHIVED`` or ``ACTIVATING``; archived ones cannot be pulled (ECR API model).
     """
 
     digest: str
     size: int | None
+    status: str = "ACTIVE"
 
 
 def credentials(cloud: Cloud) -> Credentials:
@@ -78,7 +80,10 @@ def find_image(cloud: Cloud, repository: str, *, tag: str = "", digest: str = ""
         if error_code(problem) in {"ImageNotFoundException", "RepositoryNotFoundException"}:
             return None
         raise
-    return RemoteImage(found[0]["imageDigest"], found[0].get("imageSizeInBytes")) if found else None
+    if not found:
+        return None
+    image = found[0]
+    return RemoteImage(image["imageDigest"], image.get("imageSizeInBytes"), image.get("imageStatus", "ACTIVE"))
 
 
 def _client(cloud: Cloud) -> ECRClient:

@@ -1,60 +1,83 @@
-"""One digest a half over everything that can change its content.
-
-The first line names the scheme, so that a later scheme never takes an artifact of this one for its own.
-Times, paths of the checkout and the order in which a tool lists files do not enter.
-"""
+"""The inputs of each half as the project has them now; see docs/fingerprints.md."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Mapping
-from pathlib import Path
 
-from splitbake.bake import context
+from splitbake import context
+from splitbake.artifact import Half
+from splitbake.errors import BuildError
 from splitbake.generate import dockerfile, packer
-from splitbake.manifest import Builder
+from splitbake.inputs import Inputs
 from splitbake.project import Project
 
-SCHEME = "splitbake-fingerprint-1"
 
+def inputs(project: Project, half: Half) -> Inputs:
+    """Return the inputs of ``half``.
 
-def ami(project: Project) -> str:
-    """Return the fingerprint of the AMI half: base, models, provisioning.
-
-    The HCL enters as rendered for one fixed Packer and the default builder: two machines with different Packers
-    agree, and where an AMI is baked is no part of it.
+    Raises:
+        BuildError: a script or a file that travels cannot be read, or may not travel.
+        LockError: the lock does not belong to the manifest.
     """
+    return _ami(project) if half == "ami" else _image(project)
+
+
+def _ami(project: Project) -> Inputs:
+    """Base, models, provisioning. Where and with which Packer it is baked is no part of it."""
     manifest, lock = project.manifest, project.lock
-    anywhere = manifest.model_copy(update={"ami": manifest.ami.model_copy(update={"builder": Builder()})})
-    return _digest(
-        {
-            "half": "ami",
-            "inventory": packer.inventory(manifest, lock, fingerprint=""),
-            "texts": packer.render(anywhere, lock, "latest"),
-            "provision": {path: _sha256(project.root / path) for path in manifest.ami.provision},
-        }
+    scripts = {path: _sha256(text.encode()) for path, text in packer.scripts(manifest).items()}
+    scripts |= {path: _provisions(project, path) for path in manifest.ami.provision}
+    return Inputs(
+        "ami",
+        values={
+            "project": manifest.project,
+            "contract": manifest.contract,
+            "base AMI": lock.base_ami.id,
+            "models.root": manifest.models.root,
+            "models.mode": manifest.models.mode,
+            "Packer template": _meaning(packer.recipe(manifest, lock)),
+        },
+        files={
+            **{f"model/{file.path}": file.sha256 for file in lock.files},
+            **{f"script/{path}": digest for path, digest in scripts.items()},
+        },
     )
 
 
-def image(project: Project) -> str:
-    """Return the fingerprint of the image half: base, Dockerfile, and every file that travels."""
+def _provisions(project: Project, path: str) -> str:
+    try:
+        return _sha256((project.root / path).read_bytes())
+    except OSError as problem:
+        raise BuildError(
+            f"cannot read {path} of ami.provision: {problem.strerror}",
+            hint="restore the file, or correct ami.provision in the manifest",
+        ) from problem
+
+
+def _image(project: Project) -> Inputs:
+    """Base, Dockerfile, entry check, and every file that travels."""
     manifest, lock = project.manifest, project.lock
-    return _digest(
-        {
-            "half": "image",
-            "base": lock.base_image.digest,
-            "texts": dockerfile.render(manifest, lock),
-            "files": {entry.path: [entry.mode, entry.sha256] for entry in context.collect(project)},
-        }
+    texts = dockerfile.render(manifest, lock)
+    beside = {path: text for path, text in texts.items() if path not in (dockerfile.DOCKERFILE, dockerfile.IGNORE_FILE)}
+    return Inputs(
+        "image",
+        values={
+            "contract": manifest.contract,
+            "architecture": lock.base_ami.architecture,
+            "base image": lock.base_image.digest,
+            "Dockerfile": _meaning(texts[dockerfile.DOCKERFILE]),
+        },
+        files={
+            **{f"file/{entry.path}": f"{entry.mode:o} {entry.sha256}" for entry in context.collect(project)},
+            **{f"script/{path}": _sha256(text.encode()) for path, text in beside.items()},
+        },
     )
 
 
-def _digest(inputs: Mapping[str, object]) -> str:
-    text = json.dumps({"scheme": SCHEME, **inputs}, sort_keys=True, ensure_ascii=True)
-    return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
+def _meaning(text: str) -> list[str]:
+    """Return the lines of HCL or of a Dockerfile that say something; both drop lines that begin with ``#``."""
+    return [line for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

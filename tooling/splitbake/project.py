@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 from splitbake import lock as locks
 from splitbake import manifest as manifests
+from splitbake.artifact import Half
+from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
 from splitbake.errors import UsageError
 from splitbake.lock import Lock
@@ -59,3 +63,21 @@ class Project:
     def store(self, cloud: Cloud) -> Store:
         """Return the project's state as ``cloud`` reaches it."""
         return open_store(self.manifest, self.root, cloud)
+
+    def catalog(self, cloud: Cloud) -> Catalog:
+        """Return what the state says of the account and region of ``cloud``."""
+        return Catalog(self.store(cloud), cloud.environment.account, cloud.environment.region)
+
+    def standard(self, half: Half) -> str:
+        """Digest of what verification demands of ``half`` beyond its inputs.
+
+        A report made under another standard does not count. The image is tried with the models, so other models are
+        another standard, though no reason to build it anew.
+        """
+        manifest = self.manifest
+        if half == "ami":
+            demands: list[object] = [manifest.models.budget, manifest.verify.instance_type, manifest.verify.within]
+        else:
+            demands = [manifest.image.budget, manifest.verify.imports, manifest.verify.run, self.lock.models_digest]
+        text = json.dumps([half, *demands])
+        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

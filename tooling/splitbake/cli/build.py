@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from splitbake import ui, units
 from splitbake.artifact import Half
+from splitbake.build import Built
 from splitbake.cli import options
 from splitbake.project import Project
 
@@ -21,7 +22,9 @@ _TITLES: dict[Half, str] = {"ami": "Baking the AMI", "image": "Building the imag
 @options.environment
 @options.as_json
 def command(half: Half | None, force: bool, project: Project, env: str | None, as_json: bool) -> None:
-    """Bake the AMI and build the image; what has not changed is reused.
+    """Bake the AMI and build the image, as splitbake plan says: what has not changed is reused.
+
+    In GitHub Actions it also writes the step outputs ami-id and image-uri, whether built or reused.
 
     \b
     Examples:
@@ -29,7 +32,7 @@ def command(half: Half | None, force: bool, project: Project, env: str | None, a
       splitbake build image       # only the code
       splitbake build ami --force
     """
-    from splitbake import build
+    from splitbake import build, github
 
     cloud = options.guarded(project, env)
     results = {}
@@ -37,9 +40,20 @@ def command(half: Half | None, force: bool, project: Project, env: str | None, a
     for each in halves:
         with ui.stage(_TITLES[each], quiet=as_json) as say:
             built = build.build(project, cloud, each, force=force, say=say)
-        results[each] = {**built.artifact.model_dump(mode="json"), "reused": built.reused, "uri": built.artifact.uri}
+        results[each] = _as_data(built)
+        github.write_outputs({options.OUTPUT_OF[each]: built.artifact.uri})
         if not as_json:
             verb = "unchanged" if built.reused else "built"
             click.echo(f"{each}: {verb} {built.artifact.uri} ({units.format_size(built.artifact.size)})")
     if as_json:
         ui.emit_json(results)
+
+
+def _as_data(built: Built) -> dict[str, Any]:
+    artifact = built.artifact
+    return {
+        **artifact.model_dump(mode="json"),
+        "uri": artifact.uri,
+        "reused": built.reused,
+        "reasons": list(built.reasons),
+    }

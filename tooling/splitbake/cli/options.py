@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from splitbake.artifact import Half
 from splitbake.cloud import Cloud
 from splitbake.manifest import FILE_NAME
 from splitbake.project import Project
@@ -33,6 +34,10 @@ environment = click.option(
 
 #: ``--json``: passes ``as_json: bool``.
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")
+
+
+#: Half -> the name under which a step of GitHub Actions gives its artifact to later ones.
+OUTPUT_OF: dict[Half, str] = {"ami": "ami-id", "image": "image-uri"}
 
 
 def guarded(project: Project, env: str | None) -> Cloud:

@@ -1,0 +1,202 @@
+"""A small project with files on disk, and an account of moto's in which it can be built without any tool."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from splitbake import artifact as artifacts
+from splitbake import lock as locks
+from splitbake.artifact import Artifact, Check, Half, Report
+from splitbake.bake import ami, image
+from splitbake.cloud import Cloud
+from splitbake.lock import Lock
+from splitbake.project import Project
+
+ACCOUNT, REGION = "123456789012", "eu-west-1"
+MANIFEST: dict[str, Any] = {
+    "version": 1,
+    "project": "faces",
+    "state": "state",
+    "models": {
+        "files": [
+            {"path": "models/a", "from": "weights/a"},
+            {"path": "checkpoints/", "from": "s3://bucket/checkpoints/"},
+        ],
+        "budget": "1 GB",
+    },
+    "ami": {"base": "ecs-gpu-al2023", "provision": ["setup/first.sh", "setup/second.sh"]},
+    "image": {
+        "base": "python:3.11-slim",
+        "context": "app",
+        "requirements": "requirements.txt",
+        "include": ["lib/", "run.py"],
+        "mounts": {"models": "/models", "checkpoints": "/checkpoints"},
+        "command": ["python", "run.py"],
+        "repository": "faces",
+        "budget": "500 MB",
+    },
+    "environments": {"dev": {"account": ACCOUNT, "region": REGION}},
+}
+LOCK: dict[str, Any] = {
+    "base_ami": {
+        "request": "ecs-gpu-al2023",
+        "id": "ami-01234567",
+        "name": "base",
+        "owner": "self",
+        "created": "2026-01-01T00:00:00Z",
+        "architecture": "x86_64",
+        "region": REGION,
+        "root_device": "/dev/xvda",
+        "root_size": 30 * 1024**3,
+    },
+    "base_image": {"request": "python:3.11-slim", "digest": "sha256:" + "c" * 64},
+    "models": [
+        {
+            "path": "models/a",
+            "source": "weights/a",
+            "files": [
+                {"path": "models/a", "source": "weights/a", "size": 3, "sha256": hashlib.sha256(b"abc").hexdigest()}
+            ],
+        },
+        {
+            "path": "checkpoints/",
+            "source": "s3://bucket/checkpoints/",
+            "files": [
+                {
+                    "path": f"checkpoints/{name}",
+                    "source": f"s3://bucket/checkpoints/{name}",
+                    "size": 5,
+                    "sha256": name * 64,
+                    "etag": f'"{name}"',
+                }
+                for name in ("d", "e")
+            ],
+        },
+    ],
+}
+FILES = {
+    "setup/first.sh": "#!/bin/sh\necho first\n",
+    "setup/second.sh": "#!/bin/sh\necho second\n",
+    "weights/a": "abc",
+    "app/run.py": "print()\n",
+    "app/lib/faces.py": "faces = 1\n",
+    "app/lib/deep/er.py": "deeper = 1\n",
+    "app/requirements.txt": "numpy==2.0.0\n",
+    "app/notes.txt": "never included\n",
+}
+
+
+class Small:
+    """A project below ``root``; change ``manifest`` and ``lock`` (plain data) and the files as you like."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.manifest, self.lock = copy.deepcopy(MANIFEST), copy.deepcopy(LOCK)
+        for name, text in FILES.items():
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / name).write_text(text)
+
+    @property
+    def project(self) -> Project:
+        """The project as it is now; nothing of an earlier one is kept."""
+        (self.root / "splitbake.yaml").write_text(json.dumps(self.manifest))
+        locks.write(self.root / locks.FILE_NAME, Lock.model_validate(self.lock))
+        return Project(self.root / "splitbake.yaml")
+
+
+@pytest.fixture(scope="session")
+def make_small() -> Callable[[Path], Small]:
+    """For tests that need several, or one for each example of hypothesis."""
+    return Small
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path / "project")
+
+
+@pytest.fixture
+def cloud(monkeypatch: pytest.MonkeyPatch, small: Small) -> Iterator[Cloud]:
+    """The project's environment in an account of moto's without anything in it."""
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "testing")
+    with mock_aws():
+        yield small.project.cloud()
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> list[Artifact]:
+    """Building is replaced by putting an AMI or an image into the account; the list has all that were made."""
+    done: list[Artifact] = []
+
+    def make(half: Half, id_and_location: dict[str, Any], fingerprint: str) -> Artifact:
+        values = {"half": half, "fingerprint": fingerprint, "created": artifacts.now(), "seconds": 90.0, "size": 1}
+        done.append(Artifact(**values, **id_and_location))
+        return done[-1]
+
+    monkeypatch.setattr(ami, "bake", lambda *_, fingerprint, say: make("ami", _register(), fingerprint))
+    monkeypatch.setattr(
+        image,
+        "build",
+        lambda project, *_, fingerprint, say: make(
+            "image", _push(project.manifest.image.repository, fingerprint), fingerprint
+        ),
+    )
+    return done
+
+
+def _register() -> dict[str, Any]:
+    ec2 = boto3.client("ec2", region_name=REGION)
+    volume = ec2.create_volume(AvailabilityZone=f"{REGION}a", Size=8)["VolumeId"]
+    snapshot = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    count = len(ec2.describe_images(Owners=["self"])["Images"])
+    disks = [{"DeviceName": "/dev/xvda", "Ebs": {"SnapshotId": snapshot}}]
+    image = ec2.register_image(Name=f"faces-{count}", RootDeviceName="/dev/xvda", BlockDeviceMappings=disks)
+    return {"id": image["ImageId"], "location": REGION, "snapshots": (snapshot,)}
+
+
+def _push(repository: str, content: str) -> dict[str, Any]:
+    ecr = boto3.client("ecr", region_name=REGION)
+    try:
+        found = ecr.create_repository(repositoryName=repository)["repository"]
+    except ecr.exceptions.RepositoryAlreadyExistsException:
+        found = ecr.describe_repositories(repositoryNames=[repository])["repositories"][0]
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.docker.distribution.manifest.v2+json",
+        "config": {"digest": content},
+        "layers": [],
+    }
+    try:
+        pushed = ecr.put_image(repositoryName=repository, imageManifest=json.dumps(manifest))["image"]["imageId"]
+    except ecr.exceptions.ImageAlreadyExistsException:
+        pushed = ecr.list_images(repositoryName=repository)["imageIds"][0]
+    return {"id": pushed["imageDigest"], "location": found["repositoryUri"]}
+
+
+@pytest.fixture(scope="session")
+def report_on() -> Callable[..., Report]:
+    """``report_on(project, artifact, failed="…")``: what verification of it would have kept."""
+
+    def report(project: Project, artifact: Artifact, *, failed: str = "", standard: str = "") -> Report:
+        return Report(
+            half=artifact.half,
+            artifact=artifact.id,
+            fingerprint=artifact.fingerprint,
+            standard=standard or project.standard(artifact.half),
+            created=artifacts.now(),
+            seconds=30.0,
+            checks=(Check(name="size", passed=True), Check(name=failed or "boots", passed=not failed)),
+        )
+
+    return report

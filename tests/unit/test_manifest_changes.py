@@ -1,0 +1,194 @@
+"""What a change of each key of the manifest means for what is built: a table that no key can be missing from."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from splitbake import fingerprint, registry
+from splitbake.errors import LockError
+from splitbake.manifest import Manifest
+
+#: A key with one value only: nothing to change.
+FIXED = object()
+DIGEST = "f" * 64
+TERRAFORM = {"terraform": "a.tf", "resource": "aws_launch_template.a", "attribute": "image_id", "set": "ami.id"}
+RELEASE = [
+    TERRAFORM,
+    {"launch_template": "a"},
+    {"batch_compute_environment": "a"},
+    {"batch_job_definition": "a"},
+]
+SMOKE = {"queue": "a", "job_definition": "a"}
+
+
+def base(**values: str) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["ami"].update(base=values)
+
+
+def promoted(**values: str) -> Callable[[dict[str, Any]], None]:
+    prod = {"account": "210987654321", "region": "eu-west-1", "promote": {"from": "dev", **values}}
+    return lambda manifest: manifest["environments"].update(prod=prod)
+
+
+#: Key -> what its change does, and another value (or what makes the change).
+#: ``ami``, ``image``, ``both``: made anew. ``verify …``: verified anew. ``relock``: the lock is refused first.
+TABLE: dict[str, tuple[str, Any]] = {
+    "version": ("nothing", FIXED),
+    "project": ("both", "people"),
+    "contract": ("both", 2),
+    "state": ("nothing", "s3://bucket/state"),
+    "models.root": ("ami", "/opt/models"),
+    "models.files[].path": ("relock", "models/b"),
+    "models.files[].from": ("relock", "weights/b"),
+    "models.files[].sha256": ("relock", DIGEST),
+    "models.budget": ("verify ami", "2 GB"),
+    "models.mode": ("ami", "0555"),
+    "ami.base": ("relock", "ami-89abcdef"),
+    "ami.base.ssm": ("relock", base(ssm="/base")),
+    "ami.base.name": ("relock", base(name="base-*", owner="self")),
+    "ami.base.owner": ("relock", base(name="base-*", owner="amazon")),
+    "ami.builder.instance_type": ("nothing", "m7i.large"),
+    "ami.builder.subnet": ("nothing", "subnet-0a1b2c3d"),
+    "ami.builder.profile": ("nothing", "builder"),
+    "ami.builder.ssh_user": ("nothing", "admin"),
+    "ami.builder.connect": ("nothing", "private-ip"),
+    "ami.builder.price": ("nothing", 0.2),
+    "ami.volume.size": ("ami", "80 GiB"),
+    "ami.volume.throughput": ("ami", "500 MiB/s"),
+    "ami.provision": ("ami", ["setup/first.sh"]),
+    "image.base": ("relock", "python:3.12-slim"),
+    "image.builder": ("nothing", "podman"),
+    "image.context": ("nothing", "same"),  # another folder with the same files
+    "image.include": ("image", ["lib/", "run.py", "notes.txt"]),
+    "image.exclude": ("image", ["lib/deep/"]),
+    "image.requirements": ("image", "pinned.txt"),
+    "image.workdir": ("image", "/srv"),
+    "image.mounts": ("image", {"models": "/elsewhere", "checkpoints": "/checkpoints"}),
+    "image.needs": ("image", ["models/a"]),
+    "image.command": ("image", ["python", "-O", "run.py"]),
+    "image.uid": ("image", 1234),
+    "image.repository": ("nothing", "people"),  # it is looked for there, and so built: test_plan.py
+    "image.budget": ("verify image", "1 GB"),
+    "verify.instance_type": ("verify ami", "g5.xlarge"),
+    "verify.imports": ("verify image", ["numpy"]),
+    "verify.run": ("verify image", ["python", "run.py"]),
+    "verify.within": ("verify ami", "9 min"),
+    "environments.*.account": ("nothing", "210987654321"),
+    "environments.*.region": ("nothing", "eu-west-2"),  # the lock is of a region, plan refuses it: test_plan.py
+    "environments.*.endpoint": ("nothing", "custom"),
+    "environments.*.release[terraform].terraform": ("nothing", "b.tf"),
+    "environments.*.release[terraform].resource": ("nothing", "aws_launch_template.b"),
+    "environments.*.release[terraform].attribute": ("nothing", "name"),
+    "environments.*.release[terraform].set": ("nothing", "image.uri"),
+    "environments.*.release[terraform].expect": ("nothing", "ami-.*"),
+    "environments.*.release[terraform].follow": ("nothing", True),
+    "environments.*.release[launch_template].launch_template": ("nothing", "b"),
+    "environments.*.release[batch_compute_environment].batch_compute_environment": ("nothing", "b"),
+    "environments.*.release[batch_compute_environment].pin": ("nothing", True),
+    "environments.*.release[batch_compute_environment].within": ("nothing", "2 h"),
+    "environments.*.release[batch_job_definition].batch_job_definition": ("nothing", "b"),
+    "environments.*.promote.from": ("nothing", promoted()),
+    "environments.*.promote.ami": ("nothing", promoted(ami="share")),
+    "environments.*.smoke.queue": ("nothing", "b"),
+    "environments.*.smoke.job_definition": ("nothing", "b"),
+    "environments.*.smoke.environment": ("nothing", {"A": "b"}),
+    "environments.*.smoke.presign": ("nothing", {"A": "s3://bucket/b"}),
+    "environments.*.smoke.within": ("nothing", "1 min"),
+}
+MEANING = {"nothing": set(), "both": {"ami", "image"}}
+
+
+def leaves(annotation: Any, path: str) -> Iterator[str]:
+    """Yield each key that a value can stand under: ``[]`` in lists, ``[kind]`` in lists of kinds, ``*`` in mappings."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        kind = getattr(annotation, "kind", None)
+        start = f"{path.removesuffix('[]')}[{kind}]." if kind else f"{path}." if path else ""
+        for name, field in annotation.model_fields.items():
+            yield from leaves(field.annotation, f"{start}{field.alias or name}")
+    elif origin is typing.Annotated:
+        yield from leaves(arguments[0], path)
+    elif origin in (typing.Union, types.UnionType):
+        for one in arguments:
+            if one is not types.NoneType:
+                yield from leaves(one, path)
+    elif origin in (tuple, list, dict):
+        inner = {"tuple": f"{path}[]", "list": f"{path}[]", "dict": f"{path}.*"}[origin.__name__]
+        below = set(leaves(arguments[-1 if origin is dict else 0], inner))
+        yield from (path if leaf == inner else leaf for leaf in below)
+    else:
+        yield path
+
+
+LEAVES = sorted(set(leaves(Manifest, "")))
+
+
+@pytest.fixture
+def whole(small):
+    """A project in which every key has a place to stand."""
+    shutil.copytree(small.root / "app", small.root / "same")
+    shutil.copy(small.root / "app/requirements.txt", small.root / "app/pinned.txt")
+    small.manifest["environments"]["dev"] |= copy.deepcopy({"release": RELEASE, "smoke": SMOKE})
+    return small
+
+
+def set_leaf(data: Any, leaf: str, value: Any) -> None:
+    """Put ``value`` under ``leaf``; of a list the first item (of that kind), of a mapping the first key."""
+    *above, last = leaf.replace("[", ".[").split(".")
+    for part in above:
+        if part == "[]":
+            data = data[0]
+        elif part.startswith("["):
+            data = next(item for item in data if part[1:-1] in item)
+        elif part == "*":
+            data = next(iter(data.values()))
+        else:
+            data = data.setdefault(part, {})
+    assert data.get(last) != value
+    data[last] = value
+
+
+def outcome(small) -> dict[str, str]:
+    project = small.project
+    halves = ("ami", "image")
+    return {
+        **{half: fingerprint.inputs(project, half).fingerprint for half in halves},
+        **{f"verify {half}": project.standard(half) for half in halves},
+    }
+
+
+@pytest.mark.parametrize("leaf", LEAVES)
+def test_what_a_change_of_each_key_does(whole, monkeypatch, leaf):
+    assert leaf in TABLE, f"{leaf}: say in this table what it changes"
+    effect, change = TABLE[leaf]
+    if change is FIXED:
+        return
+    monkeypatch.setattr(registry, "IMAGE_BUILDERS", {**registry.IMAGE_BUILDERS, "podman": "a.module:Builder"})
+    before = outcome(whole)
+    change(whole.manifest) if callable(change) else set_leaf(whole.manifest, leaf, change)
+    if effect == "relock":
+        with pytest.raises(LockError, match="does not belong to the manifest any more"):
+            outcome(whole)
+        return
+    now = outcome(whole)
+    seen = {name for name in before if now[name] != before[name]}
+    # What is made anew is verified anyway.
+    assert {one for one in seen if one.removeprefix("verify ") not in seen or one in ("ami", "image")} == MEANING.get(
+        effect, {effect}
+    )
+
+
+def test_no_row_is_left_of_a_key_that_is_gone():
+    assert set(TABLE) - set(LEAVES) == set()
+
+
+def test_only_keys_with_one_value_are_fixed():
+    assert [leaf for leaf, (_, change) in TABLE.items() if change is FIXED] == ["version"]
