@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
+import re
+import threading
 import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
-from splitbake import artifact as artifacts
 from splitbake.artifact import Artifact, Check, Report
-from splitbake.errors import InterruptError, ReleaseError, StateError, UsageError
+from splitbake.contract import Need, Offer
+from splitbake.errors import HeldError, InterruptError, ReleaseError, SplitbakeError, StateError, UsageError
+from splitbake.lease import held
 from splitbake.project import Project
 from splitbake.release import plan as planner
 from splitbake.release import record as records
@@ -168,24 +173,25 @@ class Site:
         return pair
 
     def artifact(self, half, name: str, location: str) -> Artifact:
-        fingerprint = f"sha256:{hashlib.sha256(name.encode()).hexdigest()}"
-        return Artifact(
-            half=half, id=name, location=location, fingerprint=fingerprint, created="now", seconds=1.0, size=1
-        )
+        digest = hashlib.sha256(name.encode()).hexdigest()
+        offer = Offer(version=1, root="/opt/dl-models", architecture="x86_64", files={"etc/m.bin": digest})
+        need = Need(version=1, architecture="x86_64", paths=("etc/",), mounts={"etc": "/workspace/etc"})
+        fits = {"offers": offer} if half == "ami" else {"needs": need}
+        known = {"half": half, "id": name, "location": location, "fingerprint": f"sha256:{digest}"}
+        return Artifact(**known, **fits, created="now", seconds=1.0, size=1)
 
     def verified(self, artifact: Artifact, *, passed: bool = True) -> None:
         checks = (Check(name="models", passed=passed),)
-        artifacts.save(
-            self.store,
+        self.project.catalog(self.cloud).keep_report(
             Report(
                 half=artifact.half,
                 artifact=artifact.id,
                 fingerprint=artifact.fingerprint,
-                standard=self.project.manifest.standard,
+                standard="s",
                 created="now",
                 seconds=1.0,
                 checks=checks,
-            ),
+            )
         )
 
     def plan(self, pair: Pair) -> planner.ReleasePlan:
@@ -211,8 +217,8 @@ class Site:
         return max(self.live()["definitions"], key=lambda one: one["revision"])
 
     def stored(self) -> list[records.Record]:
-        keys = self.store.keys("records/local/")
-        return [records.Record.model_validate_json(self.store.get(key) or b"") for key in keys]
+        found = [self.store.get(key) for key in self.store.keys("records/local/")]
+        return [records.Record.model_validate_json(one.value) for one in found if one]
 
 
 @pytest.fixture(scope="module")
@@ -261,8 +267,13 @@ def test_a_release_moves_every_target(site):
     container = definition["containerProperties"]
     assert container["image"] == pair.image.uri
     assert container["environment"] == [{"name": "PASSWORD", "value": "secret-environment"}]
-    assert container["volumes"] == [{"name": "etc", "host": {"sourcePath": "/opt/dl-models/etc"}}]
-    assert container["mountPoints"] == [{"sourceVolume": "etc", "containerPath": "/workspace/etc", "readOnly": True}]
+    paths = {one["name"]: one["host"]["sourcePath"] for one in container["volumes"]}
+    mounts = {paths[one["sourceVolume"]]: one["containerPath"] for one in container["mountPoints"]}
+    assert mounts == {
+        "/opt/dl-models/etc": "/workspace/etc",
+        "/opt/dl-models/.splitbake": "/opt/splitbake/host",
+    }
+    assert all(one["readOnly"] for one in container["mountPoints"])
     assert definition["retryStrategy"]["evaluateOnExit"][0] == {"onExitCode": "78", "action": "retry"}
     assert [one.model_dump() for one in site.stored()] == [record.model_dump()]
     assert list(record.versions.values()) == ["2"]
@@ -317,6 +328,7 @@ def test_dry_run_of_the_command_changes_nothing_and_shows_all(site, monkeypatch)
 
     pair = site.pair()
     monkeypatch.setattr(build, "current", lambda project, cloud, half: getattr(pair, half))
+    monkeypatch.setattr(Project, "standard", lambda project, half: "s")
     before = site.live()
     shown = CliRunner().invoke(command, ["--dry-run", "--manifest", str(site.project.manifest_path)])
     assert shown.exit_code == 0, shown.output
@@ -336,6 +348,93 @@ def test_dry_run_of_the_command_changes_nothing_and_shows_all(site, monkeypatch)
     data = json.loads(done.stdout)
     assert (data["status"], data["launch_template_version"]) == ("good", 2)
     assert data["record"] == site.stored()[0].key
+
+
+def test_a_pair_that_every_target_names_but_no_record_is_written_down_once(site, monkeypatch):
+    """Else no half could be released alone, and nothing promoted, where the state is new."""
+    from splitbake import build
+    from splitbake.cli.release import command
+
+    pair = site.pair()
+    site.release(pair)
+    for key in site.store.keys("records/"):
+        (site.folder / ".state" / key).unlink()
+    monkeypatch.setattr(build, "current", lambda project, cloud, half: getattr(pair, half))
+    monkeypatch.setattr(Project, "standard", lambda project, half: "s")
+    arguments = ["--json", "--manifest", str(site.project.manifest_path)]
+    answers = [json.loads(CliRunner().invoke(command, arguments).stdout) for _ in range(2)]
+    assert [(one["status"], one["steps"]) for one in answers] == [("good", []), ("unchanged", [])]
+    assert [one.key for one in site.stored()] == [answers[0]["record"]]
+
+
+def test_of_two_that_release_one_plan_at_once_one_acts(site):
+    pair = site.pair()
+    plan = site.plan(pair)
+    start = threading.Barrier(2)
+
+    def act(_number: int) -> records.Record | SplitbakeError:
+        start.wait()
+        try:
+            return run(plan, site.project, site.cloud, silent)
+        except SplitbakeError as problem:
+            return problem
+
+    with ThreadPoolExecutor(2) as pool:
+        good, refusal = sorted(pool.map(act, range(2)), key=lambda one: isinstance(one, SplitbakeError))
+    assert isinstance(good, records.Record)
+    assert isinstance(refusal, HeldError | ReleaseError)
+    assert "is held by arn:" in str(refusal) or "no longer what is live" in str(refusal)
+    assert [one.model_dump() for one in site.stored()] == [good.model_dump()]
+    assert len(site.live()["templates"]) == 2
+    assert site.definition()["revision"] == 2
+
+
+def test_a_release_is_refused_while_another_one_acts(site):
+    plan = site.plan(site.pair())
+    before = site.live()
+    with (
+        held(site.store, "release/local", who="arn:of:bob", doing="release 1"),
+        pytest.raises(HeldError, match=r"release/local is held by arn:of:bob .*: release 1"),
+    ):
+        run(plan, site.project, site.cloud, silent)
+    assert site.stored() == []
+    assert {**site.live(), "files": {}} == {**before, "files": {}}
+
+
+def test_a_plan_that_another_release_has_made_untrue_is_refused(site):
+    pair = site.pair()
+    early = site.plan(pair)
+    during: list[planner.ReleasePlan] = []
+    record = run(site.plan(pair), site.project, site.cloud, lambda _line: during.append(site.plan(pair)))
+    live = site.live()
+    for plan in (early, *during):
+        with pytest.raises(ReleaseError, match=r"another release of local was at work, by arn:.*: release ") as caught:
+            run(plan, site.project, site.cloud, silent)
+        assert "it plans anew" in caught.value.hint
+    assert {**site.live(), "files": {}} == {**live, "files": {}}
+    assert [one.id for one in site.stored()] == [record.id]
+    run(site.plan(pair), site.project, site.cloud, silent)  # a new plan is carried out
+
+
+def test_a_release_that_loses_its_lease_stops_before_the_next_step(site, monkeypatch):
+    text = site.terraform.read_bytes()
+    plan = site.plan(site.pair())
+    monkeypatch.setattr("splitbake.release.run.held", functools.partial(held, life=1.5))
+
+    def rob(line: str) -> None:
+        if line == plan.steps[2].title:
+            there = site.store.get("leases/release/local.json")
+            other = there.value.replace(plan.id.encode(), b"of somebody else")
+            site.store.put("leases/release/local.json", re.sub(rb'"holder": ".*"', b'"holder": "0"', other))
+            time.sleep(1)
+
+    with pytest.raises(ReleaseError, match=r"stopped at step 3 of 5.*taken over by arn:.* of somebody else.*as it was"):
+        run(plan, site.project, site.cloud, rob)
+    assert site.terraform.read_bytes() == text
+    (failed,) = site.stored()
+    assert [step.status for step in failed.steps] == ["done", "done", "failed", "planned", "planned"]
+    environment = site.live()["environments"][0]["computeResources"]["launchTemplate"]
+    assert environment["version"] == "1", "the third step did nothing"
 
 
 def test_a_failure_in_the_middle_restores_text_and_says_how_to_go_on(site, monkeypatch):
@@ -380,6 +479,22 @@ def test_an_interrupt_leaves_a_true_record_and_whole_text(site, monkeypatch):
     assert site.terraform.read_bytes() == text
     (record,) = site.stored()
     assert (record.status, record.steps[1].status) == ("failed", "failed")
+
+
+@pytest.mark.parametrize("line", ["title of step 2", "done in"])
+def test_an_interrupt_between_two_steps_leaves_a_true_record_and_whole_text(site, line):
+    text = site.terraform.read_bytes()
+    plan = site.plan(site.pair())
+
+    def interrupt(said: str) -> None:
+        if said == plan.steps[1].title or said.startswith(line):
+            raise KeyboardInterrupt
+
+    with pytest.raises(InterruptError, match=r"Changed by API: .* is as it was"):
+        run(plan, site.project, site.cloud, interrupt)
+    assert site.terraform.read_bytes() == text
+    (record,) = site.stored()
+    assert record.status == "failed"
 
 
 def test_a_state_that_fails_in_the_middle_puts_text_back_too(site, monkeypatch):
@@ -430,7 +545,7 @@ def test_an_ami_or_digest_that_is_gone_is_refused(site):
     pair = site.pair()
     gone = site.artifact("image", "sha256:" + "0" * 64, pair.image.location)
     site.verified(gone)
-    with pytest.raises(ReleaseError, match="is not in repository"):
+    with pytest.raises(ReleaseError, match="is gone from repository"):
         site.plan(Pair(pair.ami, gone))
     foreign = site.artifact("ami", site.base, "us-east-1")
     site.verified(foreign)
@@ -438,16 +553,19 @@ def test_an_ami_or_digest_that_is_gone_is_refused(site):
         site.plan(Pair(foreign, pair.image))
     gone = site.artifact("ami", "ami-0123456789abcdef0", "us-east-1")
     site.verified(gone)
-    with pytest.raises(ReleaseError, match=f"AMI {gone.id} does not exist"):
+    with pytest.raises(ReleaseError, match=f"{gone.id}, is gone from us-east-1"):
         site.plan(Pair(gone, pair.image))
 
 
 def test_an_ami_that_no_host_can_boot_stops_at_the_host_and_never_meets_the_jobs(site):
-    ghost = site.ec2.copy_image(Name=site.name, SourceImageId=site.base, SourceRegion="us-east-1")["ImageId"]
-    pair = Pair(site.artifact("ami", ghost, "us-east-1"), site.pair().image)
+    gone = site.ec2.copy_image(Name=site.name, SourceImageId=site.ami, SourceRegion="us-east-1")["ImageId"]
+    site.ec2.get_waiter("image_available").wait(ImageIds=[gone], WaiterConfig={"Delay": 1})
+    pair = Pair(site.artifact("ami", gone, "us-east-1"), site.pair().image)
     site.verified(pair.ami)
+    plan = site.plan(pair)
+    site.ec2.deregister_image(ImageId=gone)
     with pytest.raises(ReleaseError, match=r"stopped at step 3 of 5.*is INVALID: CLIENT_ERROR"):
-        site.release(pair)
+        run(plan, site.project, site.cloud, silent)
     assert site.definition()["revision"] == 1
     assert site.release(site.pair()).status == "good", "a good AMI is the cure"
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import boto3
 import pytest
 from botocore.stub import Stubber
 
-from splitbake import artifact as artifacts
 from splitbake.artifact import Artifact, Check, Report
+from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
+from splitbake.contract import Need, Offer
 from splitbake.errors import CloudError, GuardError, ManifestError, ReleaseError, StateError, UsageError
 from splitbake.manifest import Environment
 from splitbake.project import Project
+from splitbake.release import demands
 from splitbake.release import record as records
 from splitbake.release.live import Live
-from splitbake.release.plan import plan, require_ami, require_image, require_verified
+from splitbake.release.plan import plan
 from splitbake.release.targets import Pair, RootVolume
 from splitbake.state import FolderStore
 
@@ -57,50 +61,93 @@ def failing(service: str, method: str, code: str) -> Live:
     return live(service, lambda stub: stub.add_client_error(method, code))
 
 
-def test_an_available_ami_of_the_account_gives_its_root_volume():
-    assert require_ami(describing(), artifact(), ACCOUNT) == RootVolume("/dev/xvda", 40)
+def test_the_root_volume_is_that_of_the_ami():
+    data = {"DeviceName": "/dev/xvdb", "Ebs": {"VolumeSize": 99}}
+    (root,) = DESCRIBED["BlockDeviceMappings"]
+    assert demands.root_volume(describing(BlockDeviceMappings=[data, root]), artifact()) == RootVolume("/dev/xvda", 40)
 
 
 @pytest.mark.parametrize(
     ("site", "what"),
     [
-        (lambda: describing(State="pending"), "is pending, not available"),
+        (lambda: describing(State="pending"), "is pending"),
         (lambda: describing(OwnerId="999999999999"), "belongs to account 999999999999"),
-        (lambda: failing("ec2", "describe_images", "InvalidAMIID.NotFound"), "does not exist in environment 'prod'"),
+        (lambda: describing(DeprecationTime="2020-01-01T00:00:00.000Z"), "is deprecated since 2020"),
+        (lambda: failing("ec2", "describe_images", "InvalidAMIID.NotFound"), "is gone from us-east-1"),
     ],
 )
 def test_an_ami_that_cannot_be_used_is_refused(site, what):
-    with pytest.raises(ReleaseError, match=what) as caught:
-        require_ami(site(), artifact(), ACCOUNT)
+    with pytest.raises(ReleaseError, match=f"{AMI} cannot be released to 'prod': .*{what}") as caught:
+        demands.require_usable(site().cloud, artifact(), "app")
     assert caught.value.hint
+
+
+def test_a_shared_ami_belongs_to_another_account_and_may():
+    shared = artifact().model_copy(update={"promoted_from": AMI})
+    demands.require_usable(describing(OwnerId="999999999999").cloud, shared, "app")
 
 
 def test_a_refusal_of_aws_is_not_taken_for_a_missing_ami():
     with pytest.raises(CloudError, match="UnauthorizedOperation"):
-        require_ami(failing("ec2", "describe_images", "UnauthorizedOperation"), artifact(), ACCOUNT)
+        demands.require_usable(failing("ec2", "describe_images", "UnauthorizedOperation").cloud, artifact(), "app")
 
 
-@pytest.mark.parametrize("code", ["ImageNotFoundException", "RepositoryNotFoundException"])
-def test_a_digest_that_is_gone_is_refused(code):
-    with pytest.raises(ReleaseError, match=r"sha256:1 is not in repository 'app'"):
-        require_image(failing("ecr", "describe_images", code), artifact("image", "sha256:1"), "app", ACCOUNT)
+def test_a_repository_that_is_gone_is_told():
+    cloud = failing("ecr", "describe_repositories", "RepositoryNotFoundException").cloud
+    with pytest.raises(ReleaseError, match=r"is gone: there is no repository app"):
+        demands.require_usable(cloud, artifact("image", "sha256:1"), "app")
+
+
+def report(name: str, *, passed: bool = True, standard: str = "s") -> Report:
+    checks = (Check(name="checksums", passed=passed), Check(name="mode", passed=True))
+    named = {"half": "ami", "artifact": name, "fingerprint": "f", "standard": standard}
+    return Report(**named, created="now", seconds=1.0, checks=checks)
 
 
 def test_only_a_verified_artifact_passes(tmp_path):
-    store = FolderStore(tmp_path)
-    with pytest.raises(ReleaseError, match="was not verified") as caught:
-        require_verified(store, artifact(), "s")
+    catalog = Catalog(FolderStore(tmp_path), ACCOUNT, "us-east-1")
+    with pytest.raises(ReleaseError, match="was not verified in account") as caught:
+        demands.require_verified(catalog, artifact())
     assert "splitbake verify ami" in caught.value.hint
-    for passed, name in ((False, AMI), (True, AMI), (True, "ami-another")):
-        checks = (Check(name="checksums", passed=passed), Check(name="mode", passed=True))
-        named = {"half": "ami", "artifact": name, "fingerprint": "f", "standard": "s"}
-        report = Report(**named, created="now", seconds=1.0, checks=checks)
-        artifacts.save(store, report)
-        if passed and name == AMI:
-            require_verified(store, artifact(), "s")
-        else:
-            with pytest.raises(ReleaseError, match="was not verified" if passed else "verification: checksums"):
-                require_verified(store, artifact(), "s")
+    for kept, told in (
+        (report("ami-another"), "was not verified by what the manifest demands"),
+        (report(AMI, passed=False), "verification: checksums"),
+        (report(AMI, standard="laxer"), "was not verified by what the manifest demands"),
+    ):
+        catalog.keep_report(kept)
+        with pytest.raises(ReleaseError, match=told):
+            demands.require_verified(catalog, artifact(), "s")
+    assert demands.require_verified(catalog, artifact()).standard == "laxer", "any will do where none is named"
+    catalog.keep_report(report(AMI))
+    assert demands.require_verified(catalog, artifact(), "s").passed
+
+
+OFFER = Offer(version=1, root="/opt/dl-models", architecture="x86_64", files={"m/x": "a" * 64})
+NEED = Need(version=1, architecture="x86_64", paths=("m/",), mounts={"m": "/m"})
+
+
+def pair(offers: Offer | None = OFFER, needs: Need | None = NEED) -> Pair:
+    image = artifact("image", "sha256:1")
+    return Pair(artifact().model_copy(update={"offers": offers}), image.model_copy(update={"needs": needs}))
+
+
+def test_a_pair_that_fits_tells_what_both_say():
+    assert demands.require_fit(pair()) == (OFFER, NEED)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told", "hint"),
+    [
+        (pair(offers=None), "the ami does not say what it offers", "ami --force .*, then release both halves"),
+        (pair(needs=None), "the image does not say what it needs", "image --force .*, then release both halves"),
+        (pair(needs=Need(version=2, architecture="arm64", paths=("m/y", "n/"), mounts={})),
+         "contract 2, the AMI offers 1; .*arm64.*; .* m/y, .*; .* n/, ", "the other half"),
+    ],
+)  # fmt: skip
+def test_a_pair_that_does_not_fit_names_every_difference(wrong, told, hint):
+    with pytest.raises(ReleaseError, match=told) as caught:
+        demands.require_fit(wrong)
+    assert re.search(hint, caught.value.hint)
 
 
 MANIFEST = """\
@@ -135,13 +182,13 @@ def project_of(tmp_path, account: str) -> tuple[Project, Cloud]:
 def test_the_wrong_account_is_told_before_anything_is_read(tmp_path):
     project, cloud = project_of(tmp_path, "999999999999")
     with pytest.raises(GuardError, match="belongs to account 123456789012"):
-        plan(project, cloud, Pair(artifact(), artifact("image", "sha256:1")))
+        plan(project, cloud, pair())
 
 
 def test_an_environment_without_targets_is_told(tmp_path):
     project, cloud = project_of(tmp_path, ACCOUNT)
     with pytest.raises(ReleaseError, match="environment 'prod' has no targets"):
-        plan(project, cloud, Pair(artifact(), artifact("image", "sha256:1")))
+        plan(project, cloud, pair())
 
 
 def test_an_environment_is_chosen_by_its_name_alone(tmp_path):
@@ -191,8 +238,16 @@ def test_a_record_is_never_written_over(tmp_path):
     store = FolderStore(tmp_path)
     records.create(store, record)
     with pytest.raises(StateError, match=r"records/prod/r1\.json"):
-        records.create(store, record)
-    assert records.Record.model_validate_json(store.get(record.key) or b"") == record
+        records.create(store, record.model_copy(update={"who": "somebody else"}))
+    assert records.read(store, record.key) == record
+
+
+def test_a_damaged_record_is_told(tmp_path):
+    store = FolderStore(tmp_path)
+    store.put("records/prod/r1.json", b"{}")
+    with pytest.raises(StateError, match=r"records/prod/r1\.json in the state is damaged") as caught:
+        records.last_good(store, "prod")
+    assert caught.value.hint.startswith("remove it, then release")  # which is no way to begin with: a release reads it
 
 
 def test_waiting_has_an_end():

@@ -7,19 +7,16 @@ nearest valid key or value.
 from __future__ import annotations
 
 import functools
-import hashlib
-import json
 import operator
 import re
 from collections import Counter
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, Discriminator, Field
-from pydantic_core import to_jsonable_python
 
-from splitbake import registry, units
+from splitbake import contract, registry, units
 from splitbake.errors import ManifestError
 from splitbake.manifest import yamldoc
 from splitbake.manifest.contradictions import contradictions
@@ -82,10 +79,25 @@ def _of_a_source(uri: str) -> str:
     return uri
 
 
+def _unreserved(path: str) -> str:
+    if PurePosixPath(path).parts[0] == contract.FOLDER:
+        raise ValueError(f"expected a path outside of {contract.FOLDER}, which is splitbake's own")
+    return path
+
+
+def _beside_ours(path: str) -> str:
+    ours, theirs = PurePosixPath(contract.IN_IMAGE), PurePosixPath(path)
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise ValueError(f"expected a path beside {contract.IN_IMAGE}, which is splitbake's own")
+    return path
+
+
 class ModelFile(Spec):
     """One model file, or with a trailing ``/`` on both sides every file below a prefix or folder."""
 
-    path: RelativePath = Field(description="where it lies below models.root; a trailing / means a folder")
+    path: Annotated[RelativePath, AfterValidator(_unreserved)] = Field(
+        description="where it lies below models.root; a trailing / means a folder"
+    )
     source: Annotated[Text, AfterValidator(_of_a_source)] = Field(
         alias="from",
         description="s3://bucket/key, https://host/path, or a path in the project",
@@ -136,6 +148,9 @@ class Builder(Spec):
     profile: Text | None = Field(default=None, description="an instance profile that exists already")
     ssh_user: Name = Field(default="ec2-user", description="the login user of the base AMI")
     connect: Literal["public-ip", "private-ip"] = Field(default="public-ip", description="how Packer reaches it")
+    price: float | None = Field(
+        default=None, gt=0, description="dollars an hour of instance_type; with it plan tells the expected cost"
+    )
 
 
 def _gp3(rate: int) -> int:
@@ -228,12 +243,23 @@ class Image(Spec):
         examples=[["run.py", "lib/"]],
     )
     exclude: tuple[RelativePath, ...] = Field(default=(), strict=False, description="glob patterns taken out again")
-    requirements: RelativePath | None = Field(default=None, description="a pip requirements file in the context")
-    workdir: AbsolutePath = Field(default="/app", description="where the code lies in the image")
-    mounts: dict[RelativePath, AbsolutePath] = Field(
+    requirements: Annotated[RelativePath, AfterValidator(_unreserved)] | None = Field(
+        default=None, description="a pip requirements file in the context"
+    )
+    workdir: Annotated[AbsolutePath, AfterValidator(_beside_ours)] = Field(
+        default="/app", description="where the code lies in the image"
+    )
+    mounts: dict[RelativePath, Annotated[AbsolutePath, AfterValidator(_beside_ours)]] = Field(
         min_length=1,
         description="folder below models.root: where the container sees it, read-only",
         examples=[{"models": "/workspace/models"}],
+    )
+    needs: tuple[RelativePath, ...] | None = Field(
+        default=None,
+        min_length=1,
+        strict=False,
+        description="files below models.root without which it refuses to start, or folders with a trailing /",
+        examples=[["models/yolo.onnx", "checkpoints/llava/"]],
     )
     command: tuple[Text, ...] = Field(
         min_length=1, strict=False, description="what the container runs", examples=[["python", "run.py"]]
@@ -279,6 +305,15 @@ def _each_once(items: tuple[ReleaseItem, ...]) -> tuple[ReleaseItem, ...]:
     return items
 
 
+class Promote(Spec):
+    """What an environment releases that builds nothing of its own: the pair of another one."""
+
+    origin: Name = Field(alias="from", description="the environment whose last good release is released here")
+    ami: Literal["copy", "share"] = Field(
+        default="copy", description="into another account: copied there, or launched as it is; regions: copied"
+    )
+
+
 class Environment(Spec):
     """One account and region with the targets that a release moves there."""
 
@@ -291,6 +326,7 @@ class Environment(Spec):
     release: Annotated[tuple[ReleaseItem, ...], AfterValidator(_each_once)] = Field(
         default=(), strict=False, description="what names the AMI and the image"
     )
+    promote: Promote | None = Field(default=None, description="release the very pair of another environment")
     smoke: Smoke | None = Field(default=None, description="the job that splitbake smoke submits")
 
 
@@ -306,6 +342,9 @@ class Manifest(Spec):
 
     version: Literal[1] = Field(description="of this format")
     project: Name = Field(description="names what is built")
+    contract: int = Field(
+        default=1, ge=1, description="raise it when old code cannot use new models although paths are the same"
+    )
     state: Annotated[Text, AfterValidator(_folder_or_s3)] = Field(
         description="where records live: a folder, or s3://bucket/prefix",
         examples=["s3://my-splitbake/video-analysis", ".splitbake/state"],
@@ -315,13 +354,6 @@ class Manifest(Spec):
     image: Image
     verify: Verify = Field(default_factory=Verify)
     environments: dict[Name, Environment] = Field(min_length=1, description="the first one is the default")
-
-    @property
-    def standard(self) -> str:
-        """Digest of what verification demands beyond the lock: a report made under another one does not count."""
-        demands = [self.verify, self.models.budget, self.models.mode, self.image.budget, self.image.mounts]
-        text = json.dumps(to_jsonable_python(demands), sort_keys=True)
-        return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def load(path: Path) -> Manifest:

@@ -6,12 +6,13 @@ is wrong; where the data has not the right shape they are silent, as the model c
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import Any
 
+from splitbake.manifest.promotions import Finding, promotions
 from splitbake.manifest.yamldoc import Location
-
-Finding = tuple[Location, str]
 
 
 def contradictions(data: Any) -> Iterator[Finding]:
@@ -24,6 +25,9 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _repeated(paths)
     yield from _empty_mounts(mounts, list(paths.values()))
     yield from _mounted_twice(mounts)
+    yield from _mounted_inside(mounts, list(paths.values()))
+    yield from _idle_needs(_list(_at(data, "image", "needs")), list(paths.values()), list(mounts))
+    yield from promotions(_mapping(_at(data, "environments")))
 
 
 def _file_or_folder(at: Location, entry: dict[str, Any]) -> Iterator[Finding]:
@@ -54,6 +58,39 @@ def _mounted_twice(mounts: dict[str, Any]) -> Iterator[Finding]:
             yield ("image", "mounts", folder), f"another folder is mounted at {where} already"
         elif isinstance(where, str):
             seen.add(where)
+
+
+def _mounted_inside(mounts: dict[str, Any], paths: list[str]) -> Iterator[Finding]:
+    """No container starts where a mount lies in another one that has no folder for it: mounts are read-only."""
+    places = {folder: PurePosixPath(where) for folder, where in mounts.items() if isinstance(where, str)}
+    for (inside, inner), (around, outer) in itertools.permutations(places.items(), 2):
+        if inner == outer or not inner.is_relative_to(outer):
+            continue
+        needed = f"{around.rstrip('/')}/{inner.relative_to(outer)}/"
+        if paths and not any(_provides(path, needed) for path in paths):
+            message = f"{inner} lies in what is mounted read-only at {outer}, which has no folder {needed} for it"
+            yield ("image", "mounts", inside), message
+
+
+def _idle_needs(needs: list[Any], paths: list[str], mounts: list[str]) -> Iterator[Finding]:
+    for index, need in enumerate(needs):
+        at = ("image", "needs", index)
+        if not isinstance(need, str):
+            continue
+        if need in needs[:index]:
+            yield at, f"{need!r} stands here already"
+        elif paths and not any(_provides(path, need) for path in paths):
+            folder = f"; a folder is written {need}/" if any(_provides(path, f"{need}/") for path in paths) else ""
+            yield at, f"{need!r} is needed, but no entry of models.files provides it{folder}"
+        elif mounts and not any(need.startswith(f"{folder.rstrip('/')}/") for folder in mounts):
+            yield at, f"{need!r} is needed, but no folder of image.mounts shows it"
+
+
+def _provides(path: str, need: str) -> bool:
+    """Return whether an entry can bring the file, or any file of the folder; the lock says what a folder brings."""
+    return (
+        path == need or (path.endswith("/") and need.startswith(path)) or (need.endswith("/") and path.startswith(need))
+    )
 
 
 def _at(data: Any, *keys: str) -> Any:

@@ -7,8 +7,39 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from splitbake.release.plan import ReleasePlan
+from splitbake.release.promote import Promotion
 from splitbake.release.record import Record, write_step
 from splitbake.release.steps import Output, shown
+from splitbake.release.targets import Pair
+
+#: How people read the way of a half that is promoted.
+_WAYS = {"same": "is there already", "share": "is used as its owner shares it", "copy": "is copied"}
+
+
+def promotion_lines(promotion: Promotion) -> Iterator[str]:
+    """Yield what promoting takes as people read it: each half, and the calls that are still to be made."""
+    yield f"from environment {promotion.origin}, {promotion.record or 'where nothing is released: what was verified'}"
+    for one in promotion.transfers:
+        way = f"is there: {one.there.uri}" if one.there and one.way == "copy" else _WAYS[one.way]
+        yield f"{one.half:5}  {one.source.uri} {way}"
+        yield from (f"   {call}" for call in one.calls)
+    if promotion.pair is None:
+        yield "The targets are planned when this is done."
+
+
+def promotion_data(promotion: Promotion, pair: Pair | None) -> dict[str, Any]:
+    """Return a promotion as plain data; ``pair``: what it led to, None where it was not done."""
+    ends = {"ami": pair.ami.uri, "image": pair.image.uri} if pair else {}
+    halves: dict[str, Any] = {
+        one.half: {
+            "source": one.source.uri,
+            "way": one.way,
+            "artifact": ends.get(one.half),
+            "calls": list(one.calls),
+        }
+        for one in promotion.transfers
+    }
+    return {"from": promotion.origin, "record": promotion.record, **halves}
 
 
 def lines(plan: ReleasePlan) -> Iterator[str]:
@@ -21,8 +52,7 @@ def lines(plan: ReleasePlan) -> Iterator[str]:
     for number, step in enumerate(plan.steps, start=1):
         yield f"\n{number}. [{step.phase.name}] {step.title}"
         yield from (f"   {line}" for line in _changes(step.before, step.after))
-        for call in step.calls:
-            yield f"   {call.service} {call.operation} {json.dumps(shown(dict(call.changed), {}))}"
+        yield from (f"   {call}" for call in step.calls)
     if not plan.steps:
         yield "Every target names this pair already; there is nothing to release."
 

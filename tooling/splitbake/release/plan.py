@@ -7,13 +7,15 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from splitbake.artifact import Artifact, find_report
-from splitbake.cloud import Cloud, Identity, error_code
-from splitbake.errors import CloudError, ReleaseError
+from splitbake import lease as leases
+from splitbake.cloud import Cloud, Identity
+from splitbake.lease import Holding
 from splitbake.project import Project
+from splitbake.release import demands
+from splitbake.release import record as records
 from splitbake.release.live import Live
 from splitbake.release.steps import Output, Step, TextStep
-from splitbake.release.targets import Context, Pair, RootVolume, Target
+from splitbake.release.targets import Context, Pair, Target
 from splitbake.state import Store
 
 
@@ -29,6 +31,8 @@ class ReleasePlan:
         steps: in the order in which they are safe; none where everything names the pair already.
         warnings: what the user should know although nothing is wrong.
         versions: launch template id -> its version with the pair's AMI.
+        is_recorded: whether the environment's last good record says that this pair is released.
+        previous: the release before, as its lease said when planning began: it must be the last one still.
     """
 
     id: str
@@ -38,6 +42,8 @@ class ReleasePlan:
     steps: Sequence[Step]
     warnings: Sequence[str]
     versions: Mapping[str, str | Output]
+    is_recorded: bool
+    previous: Holding | None
 
     def diff(self, *, context: int = 3) -> str:
         """The change of Terraform text as a unified diff, with so many unchanged lines around; empty where none."""
@@ -54,30 +60,28 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
 
     Raises:
         GuardError: the credentials are not the environment's.
-        ReleaseError: the pair is not verified or gone, or a target cannot be released to as it is.
+        ReleaseError: the pair does not fit, is not verified or gone, or a target cannot be released to as it is.
         PatchError: a Terraform text cannot be patched.
         CloudError: AWS cannot be asked.
     """
     identity = cloud.guard()
-    targets = cloud.environment.release
-    if not targets:
-        raise ReleaseError(
-            f"environment {cloud.name!r} has no targets", hint="list them below release in the environment"
-        )
-    store, live = project.store(cloud), Live(cloud)
+    demands.require_targets(cloud)
+    catalog, live = project.catalog(cloud), Live(cloud)
+    previous = leases.last(catalog.store, records.lease_name(cloud.name))  # before anything live is read
+    offers, needs = demands.require_fit(pair)
     for artifact in (pair.ami, pair.image):
-        require_verified(store, artifact, project.manifest.standard)
-    require_image(live, pair.image, project.manifest.image.repository, identity.account)
+        demands.require_verified(catalog, artifact)
+        demands.require_usable(cloud, artifact, project.manifest.image.repository)
     context = Context(
         live=live,
         root=project.root,
         release=_new_id(),
         pair=pair,
-        volume=require_ami(live, pair.ami, identity.account),
-        models_root=project.manifest.models.root,
-        mounts=project.manifest.image.mounts,
+        volume=demands.root_volume(live, pair.ami),
+        models_root=offers.root,
+        mounts=needs.mounts,
     )
-    steps, warnings, versions = _plan_targets(targets, context)
+    steps, warnings, versions = _plan_targets(cloud.environment.release, context)
     return ReleasePlan(
         id=context.release,
         environment=cloud.name,
@@ -86,6 +90,8 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
         steps=steps,
         warnings=warnings,
         versions=versions,
+        is_recorded=_is_recorded(catalog.store, cloud.name, pair),
+        previous=previous,
     )
 
 
@@ -105,77 +111,11 @@ def _plan_targets(
     return [*joined, *sorted(others, key=lambda step: step.phase)], warnings, context.versions
 
 
+def _is_recorded(store: Store, environment: str, pair: Pair) -> bool:
+    record = records.last_good(store, environment)
+    return record is not None and (record.ami.uri, record.image.uri) == (pair.ami.uri, pair.image.uri)
+
+
 def _new_id() -> str:
     """Return a new id: UTC to the second, and chance for two in the same second."""
     return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-def require_verified(store: Store, artifact: Artifact, standard: str) -> None:
-    """Refuse an artifact that was not verified, or failed.
-
-    Raises:
-        ReleaseError: with the names of the checks that failed.
-    """
-    report = find_report(store, artifact, standard)
-    if report is None:
-        raise ReleaseError(
-            f"the {artifact.half} {artifact.uri} was not verified by what the manifest demands",
-            hint=f"run splitbake verify {artifact.half}",
-        )
-    if not report.passed:
-        failed = ", ".join(check.name for check in report.checks if not check.passed) or "no check was made"
-        raise ReleaseError(
-            f"the {artifact.half} {artifact.uri} did not pass its verification: {failed}",
-            hint=f"repair it, build it again, and run splitbake verify {artifact.half}",
-        )
-
-
-def require_ami(live: Live, ami: Artifact, account: str) -> RootVolume:
-    """Return the root volume of an AMI that can be launched and is the account's own.
-
-    Raises:
-        ReleaseError: it is gone, not available, or somebody else's.
-    """
-    again = "run splitbake build ami, then splitbake verify ami"
-    try:
-        images = live.call("ec2", "DescribeImages", f"find AMI {ami.id}", ImageIds=[ami.id])["Images"]
-    except CloudError as problem:
-        if not error_code(problem).startswith("InvalidAMIID"):
-            raise
-        images = []
-    if not images:
-        raise ReleaseError(f"AMI {ami.id} does not exist in environment {live.where}", hint=again)
-    (image,) = images
-    if image["State"] != "available":
-        raise ReleaseError(f"AMI {ami.id} is {image['State']}, not available", hint=again)
-    if image["OwnerId"] != account:
-        raise ReleaseError(
-            f"AMI {ami.id} belongs to account {image['OwnerId']}, environment {live.cloud.name!r} to {account}",
-            hint="copy it there, or build it there; then verify it there",
-        )
-    root = next(one for one in image["BlockDeviceMappings"] if one["DeviceName"] == image["RootDeviceName"])
-    return RootVolume(root["DeviceName"], root["Ebs"]["VolumeSize"])
-
-
-def require_image(live: Live, image: Artifact, repository: str, account: str) -> None:
-    """Refuse an image that is not in the account's registry.
-
-    Raises:
-        ReleaseError: the digest or the repository is gone.
-    """
-    try:
-        live.call(
-            "ecr",
-            "DescribeImages",
-            f"find image {image.uri}",
-            registryId=account,
-            repositoryName=repository,
-            imageIds=[{"imageDigest": image.id}],
-        )
-    except CloudError as problem:
-        if error_code(problem) not in {"ImageNotFoundException", "RepositoryNotFoundException"}:
-            raise
-        raise ReleaseError(
-            f"image {image.id} is not in repository {repository!r} of account {account} (environment {live.where})",
-            hint="run splitbake build image, then splitbake verify image",
-        ) from problem

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from splitbake.artifact import Artifact
 from splitbake.errors import StateError
@@ -49,6 +49,7 @@ class Record(Spec):
     finished: str | None = None
     ami: Artifact
     image: Artifact
+    promoted_from: Text | None = Field(default=None, description="key of the other environment's record of this pair")
     steps: tuple[StepRecord, ...] = Field(strict=False)
     versions: dict[str, str] = Field(description="launch template id: its version with this AMI")
     diff: str = Field(description="the change of Terraform text: a unified diff of the changed lines alone")
@@ -78,16 +79,48 @@ def _write_call(call: ApiCall, outputs: Outputs) -> CallRecord:
     return CallRecord(service=call.service, operation=call.operation, parameters=shown(dict(call.changed), outputs))
 
 
+def lease_name(environment: str) -> str:
+    """Return the name of the lease that a release of ``environment`` holds from its record to its end."""
+    return f"release/{environment}"
+
+
 def create(store: Store, record: Record) -> None:
     """Write a new record.
 
     Raises:
         StateError: there is one of this id.
     """
-    if not store.create(record.key, record.model_dump_json(indent=2).encode()):
+    text = record.model_dump_json(indent=2).encode()
+    if store.create(record.key, text):
+        return
+    there = store.get(record.key)
+    if there is None or there.value != text:  # else it is ours: the answer to its writing got lost
         raise StateError(f"there is a record {record.key} already", hint="run the release again: it gets a new id")
 
 
 def update(store: Store, record: Record) -> None:
     """Write a record that was created before."""
     store.put(record.key, record.model_dump_json(indent=2).encode())
+
+
+def read(store: Store, key: str) -> Record | None:
+    """Return the record that stands under ``key``, None where there is none.
+
+    Raises:
+        StateError: something else stands there.
+    """
+    stored = store.get(key)
+    try:
+        return None if stored is None else Record.model_validate_json(stored.value)
+    except ValidationError as problem:
+        raise StateError(
+            f"{key} in the state is damaged, or of another version of splitbake: {problem.errors()[0]['msg']}",
+            hint="remove it, then release both halves again: that writes a new record",
+        ) from problem
+
+
+def last_good(store: Store, environment: str) -> Record | None:
+    """Return the newest release of ``environment`` that came to its end, None where there is none."""
+    newest_first = reversed(store.keys(f"records/{environment}/"))
+    found = (read(store, key) for key in newest_first)
+    return next((record for record in found if record and record.status == "good"), None)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from splitbake import artifact as artifacts
 from splitbake.cloud import Cloud
 from splitbake.errors import InterruptError, PatchError, ReleaseError, SplitbakeError
+from splitbake.lease import Lease, held
 from splitbake.project import Project
 from splitbake.release import record as records
 from splitbake.release.live import Live
@@ -27,35 +30,59 @@ def run(plan: ReleasePlan, project: Project, cloud: Cloud, say: Say) -> Record:
     even where this process is killed. A failed release puts patched text back. What was done by API stays: the
     host may be new while the image is old, and the next release goes on from what is live.
 
+    From its record to its end it holds the environment's lease: of two releases one acts, and a plan that was made
+    before or while another one acted is not carried out.
+
     Raises:
         GuardError: the credentials have changed since planning.
-        ReleaseError: a step failed; the record is ``failed`` and names it.
+        HeldError: another release of the environment acts.
+        ReleaseError: another one acted since planning, or a step failed; then the record is ``failed`` and names it.
         InterruptError: the same, by Ctrl-C or a signal.
     """
     cloud.guard()
-    journal = Journal(project.store(cloud), _draft(plan))
-    records.create(journal.store, journal.record)
-    live = Live(cloud)
+    store = project.store(cloud)
+    with _alone(plan, store) as lease:
+        journal = Journal(store, _draft(plan))
+        records.create(store, journal.record)
+        _do(plan, journal, Live(cloud), lease, say)
+    return journal.record
+
+
+@contextmanager
+def _alone(plan: ReleasePlan, store: Store) -> Iterator[Lease]:
+    """Hold the lease of the plan's environment, where nobody held it since the plan was begun."""
+    name = records.lease_name(plan.environment)
+    with held(store, name, who=plan.identity.arn, doing=f"release {plan.id}") as lease:
+        if lease.previous != plan.previous:
+            raise ReleaseError(
+                f"what was planned is no longer what is live: another release of {plan.environment} was at work, by "
+                f"{lease.previous or 'somebody whose lease was removed'}",
+                hint="nothing was changed; run splitbake release again, it plans anew",
+            )
+        yield lease
+
+
+def _do(plan: ReleasePlan, journal: Journal, live: Live, lease: Lease, say: Say) -> None:
     for index, step in enumerate(plan.steps):
-        say(step.title)
-        started = time.monotonic()
         try:
+            say(step.title)
+            started = time.monotonic()
+            lease.require()
             journal.note(index, step, status="started")
             journal.outputs |= step.apply(live, journal.outputs)
             step.verify(live, journal.outputs)
             seconds = time.monotonic() - started
             journal.note(index, step, status="done", seconds=round(seconds, 1))
+            say(f"done in {format_seconds(seconds)}")
         except BaseException as problem:  # an interrupt, too, must leave whole files and a true record
             _fail(plan, journal, index, problem)
             raise
-        say(f"done in {format_seconds(seconds)}")
     versions = resolve(plan.versions, journal.outputs)
     try:
         journal.save(status="good", finished=artifacts.now(), versions=versions)
     except SplitbakeError as problem:
         message = f"release {plan.id} is done, but its record could not be completed: {problem.message}"
         raise ReleaseError(message, hint=problem.hint) from problem
-    return journal.record
 
 
 @dataclass
@@ -90,6 +117,7 @@ def _draft(plan: ReleasePlan) -> Record:
         started=artifacts.now(),
         ami=plan.pair.ami,
         image=plan.pair.image,
+        promoted_from=plan.pair.promoted_from,
         steps=tuple(records.write_step(step, {}) for step in plan.steps),
         versions=shown(plan.versions, {}),
         diff=plan.diff(context=0),  # lines around it may be somebody's secrets

@@ -6,6 +6,7 @@ A target's planner returns steps; whoever shows, records or runs them needs to k
 from __future__ import annotations
 
 import enum
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,9 @@ class ApiCall:
     parameters: Mapping[str, Any]
     changed: Mapping[str, Any]
     gives: Callable[[Mapping[str, Any]], Outputs] = lambda _answer: {}
+
+    def __str__(self) -> str:
+        return f"{self.service} {self.operation} {json.dumps(shown(dict(self.changed), {}))}"
 
     @classmethod
     def plain(cls, service: str, operation: str, **parameters: Any) -> ApiCall:

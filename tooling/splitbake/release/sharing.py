@@ -1,0 +1,78 @@
+"""Sharing an AMI with the accounts that release it as well. Never with everybody, and nothing is taken back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal
+
+from splitbake.artifact import Artifact, Report
+from splitbake.cloud import Cloud
+from splitbake.manifest import Environment, Manifest
+from splitbake.release.live import Live
+from splitbake.release.steps import ApiCall
+from splitbake.ui import Say
+
+Way = Literal["same", "share", "copy"]
+
+
+def way(origin: Environment, target: Environment) -> Way:
+    """Return how an AMI gets from one environment to one that promotes from it; ``same``: it is there already."""
+    if (origin.account, origin.region) == (target.account, target.region):
+        return "same"
+    return target.promote.ami if target.promote else "copy"
+
+
+def owner(environments: Mapping[str, Environment], name: str) -> str:
+    """Return the environment that the AMIs of ``name`` belong to: itself, or where it promotes them from uncopied."""
+    promote = environments[name].promote
+    if promote is None or way(environments[promote.origin], environments[name]) == "copy":
+        return name
+    return owner(environments, promote.origin)
+
+
+def receivers(environments: Mapping[str, Environment], name: str) -> list[str]:
+    """Return the other accounts that must be able to use the AMIs of environment ``name``, sorted.
+
+    They are those of every environment that promotes from it, and from one that has no copy of its own.
+    """
+    found = set(_receivers(environments, name))
+    return sorted(found - {environments[name].account})
+
+
+def _receivers(environments: Mapping[str, Environment], name: str) -> Iterator[str]:
+    for other, target in environments.items():
+        if target.promote and target.promote.origin == name:
+            yield target.account
+            if way(environments[name], target) != "copy":
+                yield from _receivers(environments, other)
+
+
+def calls(ami: str, snapshots: Sequence[str], accounts: Sequence[str]) -> list[ApiCall]:
+    """Return the calls by which its owner shares an AMI, none where there is nobody to share it with.
+
+    The launch permission lets them launch it, those of the snapshots let them copy it.
+    """
+    if not accounts:
+        return []
+    users = {"OperationType": "add", "UserIds": list(accounts)}
+    image = {"ImageId": ami, "LaunchPermission": {"Add": [{"UserId": account} for account in accounts]}}
+    permission = {"Attribute": "createVolumePermission", **users}
+    return [
+        ApiCall.plain("ec2", "ModifyImageAttribute", **image),
+        *(ApiCall.plain("ec2", "ModifySnapshotAttribute", SnapshotId=one, **permission) for one in snapshots),
+    ]
+
+
+def share_verified(manifest: Manifest, cloud: Cloud, ami: Artifact, report: Report, say: Say) -> None:
+    """Share a verified AMI of ``cloud`` with all accounts that promote from there.
+
+    Raises:
+        CloudError: AWS refused it.
+    """
+    accounts = receivers(manifest.environments, cloud.name)
+    is_own = ami.promoted_from != ami.uri
+    if not (report.passed and is_own and accounts):
+        return
+    say(f"sharing {ami.id} with {', '.join(accounts)}")
+    for call in calls(ami.id, ami.snapshots, accounts):
+        Live(cloud).call(call.service, call.operation, f"share {ami.id}", **call.parameters)
