@@ -30,11 +30,17 @@ def tests(session: nox.Session) -> None:
     """Unit, engine and end-to-end tests; arguments go to pytest (tests/unit -k lock)."""
     install(session, "local", "example", "dev")
     if not session.posargs:
-        # A person is asked before anything is installed; where nobody can be asked, the call is the answer.
-        # Exit code 2: something is still missing, which then is the reason of a skipped test.
-        agreed = [] if session.interactive else ["--yes"]
-        session.run("splitbake", "doctor", "--fix", *agreed, success_codes=[0, 2])
+        find_tools(session)  # what is still missing then is the reason of a skipped test
     session.run("pytest", *(session.posargs or TESTS), interrupt_timeout=90, terminate_timeout=30)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure what docs/benchmarks.md promises; arguments are names of benchmarks."""
+    install(session, "local")
+    find_tools(session)
+    # On Ctrl-C it takes down its cloud as well.
+    session.run("python", "-m", "benchmarks", *session.posargs, interrupt_timeout=90, terminate_timeout=30)
 
 
 @nox.session
@@ -44,6 +50,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "check", *PYTHON_FILES)
     session.run("ruff", "format", "--check", *PYTHON_FILES)
     session.run("mypy")
+    session.run("mypy", "benchmarks")
     session.run("shellcheck", *shell_scripts())
 
 
@@ -64,7 +71,16 @@ def verify(session: nox.Session) -> None:
 def install(session: nox.Session, *extras: str) -> None:
     """Install the project in place, with the tested versions of everything it needs."""
     project = f".[{','.join(extras)}]" if extras else "."
-    session.install("--constraint", "constraints.txt", "--editable", project)
+    # uv leaves compiling to the first run, pip does not; where Python may not write (PYTHONDONTWRITEBYTECODE)
+    # every run would compile boto3 and pydantic anew, and take twice as long to start.
+    compiled = {"UV_COMPILE_BYTECODE": "1"}
+    session.install("--constraint", "constraints.txt", "--editable", project, env=compiled)
+
+
+def find_tools(session: nox.Session) -> None:
+    """Install the external tools that are missing: a person is asked first, elsewhere the call is the answer."""
+    agreed = [] if session.interactive else ["--yes"]
+    session.run("splitbake", "doctor", "--fix", *agreed, success_codes=[0, 2])
 
 
 def shell_scripts() -> list[str]:

@@ -1,0 +1,1 @@
+"""Benchmarks: ``nox -s bench`` or ``./run bench [NAME …]``; see docs/benchmarks.md."""
