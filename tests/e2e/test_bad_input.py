@@ -56,7 +56,7 @@ def test_base_ami_that_does_not_exist(world, edited):
 
 
 def test_a_manifest_that_moved_on_from_its_lock(world, edited):
-    edited("splitbake.yaml", "checkpoints/ocr-det/,", "checkpoints/other/,")
+    edited("splitbake.yaml", 'checkpoints/ocr-det/"', 'checkpoints/other/"')
     refused(world.splitbake("build"), "checkpoints/other/", "splitbake lock")
 
 

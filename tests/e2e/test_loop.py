@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
+from typing import Any
 
 import pytest
 
@@ -22,16 +24,29 @@ def instances(world) -> list[str]:
     ]
 
 
-def live(world) -> str:
-    """Everything that a release could change, as one text."""
-    ec2, batch = world.client("ec2"), world.client("batch")
+def host_side(world) -> str:
+    """What a release could change of the hosts, as one text."""
     found = [
-        ec2.describe_launch_templates()["LaunchTemplates"],
-        batch.describe_compute_environments()["computeEnvironments"],
-        batch.describe_job_definitions()["jobDefinitions"],
+        world.client("ec2").describe_launch_templates()["LaunchTemplates"],
+        world.client("batch").describe_compute_environments()["computeEnvironments"],
         (world.project.root / TERRAFORM).read_text(encoding="utf-8"),
     ]
     return json.dumps(found, default=str, sort_keys=True)
+
+
+def job_definitions(world, **which: str) -> list[dict[str, Any]]:
+    return world.client("batch").describe_job_definitions(**which)["jobDefinitions"]
+
+
+def newest_job_definition(world) -> dict[str, Any]:
+    """What a job gets that is submitted by the bare name."""
+    active = job_definitions(world, jobDefinitionName="capstone-dev-video-analysis", status="ACTIVE")
+    return max(active, key=lambda one: one["revision"])
+
+
+def live(world) -> str:
+    """Everything that a release could change, as one text."""
+    return host_side(world) + json.dumps(job_definitions(world), default=str, sort_keys=True)
 
 
 def test_lock_twice_gives_the_same_bytes(world):
@@ -161,10 +176,7 @@ def test_release_moves_every_target(world):
     environment = world.client("batch").describe_compute_environments()["computeEnvironments"][0]
     assert environment["status"] == "VALID"
     assert environment["computeResources"]["launchTemplate"]["version"] == str(template["VersionNumber"])
-    definitions = world.client("batch").describe_job_definitions(
-        jobDefinitionName="capstone-dev-video-analysis", status="ACTIVE"
-    )
-    newest = max(definitions["jobDefinitions"], key=lambda one: one["revision"])
+    newest = newest_job_definition(world)
     assert newest["containerProperties"]["image"] == image
     assert all(mount["readOnly"] for mount in newest["containerProperties"]["mountPoints"])
     after = (world.project.root / TERRAFORM).read_text(encoding="utf-8").splitlines()
@@ -189,6 +201,46 @@ def test_smoke_finds_faces(world):
     assert job["result"]["faces"] > 0
 
 
+@pytest.mark.parametrize(
+    ("shown", "said"),
+    [
+        ({}, "splitbake: this host offers no models: there is no /opt/splitbake/host/contract, so it was not booted"),
+        (
+            {".splitbake": "/opt/splitbake/host", "models": "/elsewhere"},
+            "splitbake: the AMI of this host offers checkpoints/ocr-det/ch_PP-OCRv4_det_infer.onnx, but it is not at",
+        ),
+    ],
+)
+def test_a_job_on_a_host_without_its_models_is_tried_again_and_tells_why(world, shown, said):
+    batch, latest = world.client("batch"), newest_job_definition(world)
+    mounts = {
+        "volumes": [
+            {"name": f"v{n}", "host": {"sourcePath": f"/opt/dl-models/{path}"}} for n, path in enumerate(shown)
+        ],
+        "mountPoints": [
+            {"sourceVolume": f"v{n}", "containerPath": path, "readOnly": True} for n, path in enumerate(shown.values())
+        ],
+    }
+    definition = batch.register_job_definition(
+        jobDefinitionName="mismatched",
+        type="container",
+        containerProperties=latest["containerProperties"] | mounts,
+        retryStrategy=latest["retryStrategy"],
+    )["jobDefinitionArn"]
+    queue = "capstone-dev-video-analysis-gpu"
+    name = batch.submit_job(jobName="mismatched", jobQueue=queue, jobDefinition=definition)["jobId"]
+    deadline = time.monotonic() + 60
+    while (job := batch.describe_jobs(jobs=[name])["jobs"][0])["status"] not in {"SUCCEEDED", "FAILED"}:
+        assert time.monotonic() < deadline, job["status"]
+        time.sleep(0.5)
+    assert (job["status"], job["container"]["exitCode"], len(job["attempts"])) == ("FAILED", 78, 3)
+    stream = job["container"]["logStreamName"]
+    events = world.client("logs").get_log_events(logGroupName="/aws/batch/job", logStreamName=stream)["events"]
+    lines = [event["message"] for event in events if event["message"].startswith("splitbake: ")]
+    assert len(lines) == 1
+    assert lines[0].startswith(said)
+
+
 def test_nothing_changed_builds_nothing(world):
     outcome = world.splitbake("build", "--json")
     assert outcome.code == 0
@@ -196,9 +248,49 @@ def test_nothing_changed_builds_nothing(world):
     assert outcome.json["image"]["reused"]
 
 
-def test_one_line_of_code_rebuilds_only_the_image(world, edited):
+@pytest.fixture
+def other_code(edited):
+    """One line of code is another one, for one test."""
     edited("examples/video-analysis/run.py", "import argparse\n", "import argparse  # changed\n")
+
+
+def test_one_line_of_code_rebuilds_only_the_image(world, other_code):
     outcome = world.splitbake("build", "--json")
     assert outcome.code == 0, outcome.err + outcome.out
     assert outcome.json["ami"]["reused"]
     assert not outcome.json["image"]["reused"]
+
+
+def test_one_half_alone_is_refused_before_it_is_verified(world, other_code):
+    before = live(world)
+    outcome = world.splitbake("release", "image", "--yes")
+    assert outcome.code == 1
+    assert "splitbake verify image" in outcome.err
+    assert live(world) == before
+
+
+def test_the_code_goes_alone_and_the_hosts_stay(world, other_code):
+    hosts = host_side(world)
+    ami = world.splitbake("build", "ami", "--json").json["ami"]["id"]
+    image = world.splitbake("build", "image", "--json").json["image"]["uri"]
+    assert world.splitbake("verify", "image").code == 0
+    outcome = world.splitbake("release", "image", "--yes", "--json")
+    assert outcome.code == 0, outcome.err + outcome.out
+    assert (outcome.json["status"], outcome.json["ami"], outcome.json["image"]) == ("good", ami, image)
+    assert [step["phase"] for step in outcome.json["steps"]] == ["JOB"]
+    assert newest_job_definition(world)["containerProperties"]["image"] == image
+    assert host_side(world) == hosts
+    assert world.splitbake("smoke", "--json").json["status"] == "SUCCEEDED"
+
+
+def test_the_code_goes_back_alone(world):
+    """Built anew: plans explain themselves by the latest build, and the next tests change the code as it is."""
+    hosts = host_side(world)
+    image = world.splitbake("build", "image", "--force", "--json").json["image"]["uri"]
+    assert world.splitbake("verify", "image").code == 0
+    outcome = world.splitbake("release", "image", "--yes", "--json")
+    assert outcome.code == 0, outcome.err + outcome.out
+    assert outcome.json["image"] == image
+    assert newest_job_definition(world)["containerProperties"]["image"] == image
+    assert host_side(world) == hosts
+    assert world.splitbake("release", "--yes", "--json").json["status"] == "unchanged"

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from splitbake.bake import packer as tool
-from splitbake.generate import hcl, packer
+from splitbake.generate import entrypoint, hcl, packer
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 
@@ -141,6 +141,8 @@ def test_the_scripts_are_clean_for_shellcheck(tmp_path: Path) -> None:
     if shutil.which("shellcheck") is None:
         pytest.skip("shellcheck is not installed")
     written(tmp_path, manifest_of())
-    scripts = sorted(map(str, (tmp_path / "packer" / "scripts").glob("*.sh")))
-    done = subprocess.run(["shellcheck", *scripts], capture_output=True, text=True, check=False)
-    assert (len(scripts), done.returncode, done.stdout) == (3, 0, "")
+    entry = tmp_path / "entry.sh"
+    entry.write_text(entrypoint.render(manifest_of(), LOCK)[entrypoint.SCRIPT], encoding="utf-8")
+    scripts = [entry, *(tmp_path / "packer" / "scripts").glob("*.sh")]
+    done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
+    assert (len(scripts), done.returncode, done.stdout) == (4, 0, "")

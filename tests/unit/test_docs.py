@@ -7,15 +7,19 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
+import yaml
 
 from splitbake import manifest
+from splitbake.artifact import Half
 from splitbake.cli import cli
+from splitbake.cli.options import OUTPUT_OF
 from splitbake.errors import ManifestError
 from splitbake.manifest import schema, yamldoc
+from splitbake.plan import Action
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [
@@ -190,3 +194,19 @@ def test_every_variable_that_is_read_is_named():
     read = {found for source in sources for found in re.findall(r'os\.environ(?:\.get\(|\[)"([A-Z_]+)"', source)}
     assert "AWS_ENDPOINT_URL" in read
     assert {variable for variable in read - {"PATH"} if f"`{variable}`" not in text} == set()
+
+
+def test_the_workflow_of_the_plan_reads_outputs_that_exist():
+    text = (REPOSITORY / "docs/plan.md").read_text(encoding="utf-8")
+    (workflow,) = re.findall(r"^```yml\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    steps = yaml.safe_load(workflow)["steps"]
+    assert all(step.keys() <= {"id", "if", "run"} for step in steps)
+    rows = re.findall(r"^\| (`[^|]+) \| .* \| plan(?:, build)? \|$", text, re.MULTILINE)
+    named = {name for row in rows for name in re.findall(r"`([a-z-]+)`", row)}
+    assert named == {"changes", *get_args(Half), *OUTPUT_OF.values()}
+    assert set(re.findall(r"steps\.plan\.outputs\.([a-z-]+)", workflow)) <= named
+
+
+def test_the_page_of_the_plan_shows_every_action():
+    text = (REPOSITORY / "docs/plan.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"^\| `(\w+)` \| .* \| .* \|$", text, re.MULTILINE)) >= set(get_args(Action))

@@ -57,6 +57,20 @@ def test_the_valid_manifest_is_valid(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "mounts",
+    [
+        "{checkpoints/x: /w/x, checkpoints: /w}",
+        "{models: /w, checkpoints: /ww}",
+        "{checkpoints/x/: /w/a, checkpoints/x: /w}",
+    ],
+)
+def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(VALID.replace("{models: /workspace/models}", mounts), encoding="utf-8")
+    assert manifest.load(path).image.mounts
+
+
+@pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
         ("version: 1", "version: 2", "1:10: expected 1, found 2"),
@@ -118,6 +132,43 @@ def test_the_valid_manifest_is_valid(tmp_path):
         ),
         ("command: [python, run.py]", "command: []", "15:12: expected at least one entry, found an empty list"),
         ("command: [python, run.py]", "command: [3]", '15:13: expected text, found 3; write it in quotes: "3"'),
+        ("project: video-analysis", "project: xy\ncontract: 0", "3:11: expected 1 or more, found 0"),
+        (
+            "models/a.onnx,",
+            ".splitbake/a,",
+            "6:14: expected a path outside of .splitbake, which is splitbake's own, found '.splitbake/a'",
+        ),
+        (
+            "{models: /workspace/models}",
+            "{models: /opt/splitbake/host}",
+            "14:20: expected a path beside /opt/splitbake, which is splitbake's own, found '/opt/splitbake/host'",
+        ),
+        (
+            "  mounts:",
+            "  workdir: /opt\n  mounts:",
+            "14:12: expected a path beside /opt/splitbake, which is splitbake's own, found '/opt'",
+        ),
+        (
+            "  mounts:",
+            "  needs: [models/a.onnx, models/b.onnx]\n  mounts:",
+            "14:26: 'models/b.onnx' is needed, but no entry of models.files provides it",
+        ),
+        (
+            "  mounts:",
+            "  needs: [models]\n  mounts:",
+            "14:11: 'models' is needed, but no entry of models.files provides it; a folder is written models/",
+        ),
+        (
+            "  mounts:",
+            "  needs: [checkpoints/x/weights.bin]\n  mounts:",
+            "14:11: 'checkpoints/x/weights.bin' is needed, but no folder of image.mounts shows it",
+        ),
+        (
+            "  mounts:",
+            "  needs: [models/, models/]\n  mounts:",
+            "14:20: 'models/' stands here already",
+        ),
+        ("  mounts:", "  needs: []\n  mounts:", "14:10: expected at least one entry, found an empty list"),
         (
             "{models: /workspace/models}",
             "models",
@@ -132,6 +183,11 @@ def test_the_valid_manifest_is_valid(tmp_path):
             "{models: /workspace/models}",
             "{models: /w, checkpoints: /w}",
             "14:24: another folder is mounted at /w already",
+        ),
+        (
+            "{models: /workspace/models}",
+            "{models: /w, checkpoints/x: /w/x}",
+            "14:24: /w/x lies in what is mounted read-only at /w, which has no folder models/x/ for it",
         ),
         ("{models: /workspace/models}", "{/models: /w}", "14:12: expected a path below the folder it belongs to"),
         ("  budget: 500 MB", "  budget: 500 MB\n  uid: 0", "18:8: expected 1 or more, found 0"),

@@ -11,11 +11,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from splitbake import cli, local, ui
+from splitbake.artifact import Half
 from splitbake.demo import scene
 from splitbake.demo.loop import Loop
 from splitbake.demo.story import Round, show_comparison, show_result, summary, tell
@@ -70,6 +71,7 @@ def _first_round(loop: Loop) -> Round:
     tell("\nFirst round: nothing is built yet.")
     lock = loop.run("lock", "lock")
     loop.run("generate", "generate")
+    _plan(loop)
     built = loop.run_together({"build ami": ["build", "ami"], "build image": ["build", "image"]})
     tell(f"  AMI {built['build ami']['ami']['id']}, image {built['build image']['image']['id'][:19]}…")
     return _verify_and_release(loop, lock, {**built["build ami"], **built["build image"]})
@@ -80,14 +82,19 @@ def _second_round(loop: Loop, source: Path) -> Round:
     with source.open("a", encoding="utf-8") as file:
         file.write("# one more line\n")
     lock = loop.run("lock", "lock", "--check", "--offline")
+    _plan(loop)
     built = {**loop.run("build ami", "build", "ami"), **loop.run("build image", "build", "image")}
-    for half in ("ami", "image"):
-        tell(f"  {half}: {'unchanged, reused' if built[half]['reused'] else 'built anew'}")
     return _verify_and_release(loop, lock, built)
 
 
+def _plan(loop: Loop) -> None:
+    planned = loop.run("plan", "plan")
+    for half in get_args(Half):
+        tell(f"  {half}: {planned[half]['action']}, because {'; '.join(planned[half]['reasons'])}")
+
+
 def _verify_and_release(loop: Loop, lock: dict[str, Any], built: dict[str, Any]) -> Round:
-    halves = [half for half in ("ami", "image") if not built[half]["reused"]]
+    halves = [half for half in get_args(Half) if not built[half]["reused"]]
     reports = loop.run_together({f"verify {half}": ["verify", half] for half in halves})
     for half in halves:
         checks = reports[f"verify {half}"][half]["checks"]
