@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 import pytest
 
-from splitbake import build, fingerprint, lease
+from splitbake import build, ecr, fingerprint, lease
 from splitbake.artifact import Artifact
 from splitbake.bake import ami, image
 from splitbake.build import Built
@@ -346,3 +346,10 @@ def test_the_wrong_account_is_refused(small, cloud, made):
     with pytest.raises(GuardError, match="belongs to account 210987654321"):
         built(small, small.project.cloud(), force=True)
     assert made == []
+
+
+def test_two_first_builds_make_one_repository(cloud, monkeypatch):
+    there = ecr.ensure_repository(cloud, "faces")
+    seen = iter([None, there])  # the other build makes it between our look and our call
+    monkeypatch.setattr(ecr, "repository_uri", lambda *_: next(seen))
+    assert ecr.ensure_repository(cloud, "faces") == there

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 
 import boto3
@@ -255,3 +256,15 @@ def test_waiting_has_an_end():
         Live(Cloud("prod", Environment(account=ACCOUNT, region="us-east-1")), pause=0).wait(
             lambda: False, 0, "not there"
         )
+
+
+@pytest.mark.parametrize("ahead", [-5, 0, 3600])
+def test_a_new_release_sorts_after_every_other_whatever_the_clocks_say(tmp_path, ahead):
+    store = FolderStore(tmp_path)
+    moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=ahead)
+    older = f"{moment:%Y%m%dT%H%M%SZ}-ffffff"
+    store.put(f"records/prod/{older}.json", b"{}")
+    new = records.new_id(store, "prod")
+    assert new > older
+    assert re.fullmatch(r"\d{8}T\d{6}Z-[0-9a-f]{6}", new)
+    assert records.new_id(store, "dev") < f"{datetime.datetime.now(datetime.UTC).year + 1}"

@@ -66,8 +66,13 @@ def ensure_repository(cloud: Cloud, name: str) -> str:
     """
     if uri := repository_uri(cloud, name):
         return uri
-    with aws_errors(f"create the ECR repository {name}"):
-        return _client(cloud).create_repository(repositoryName=name)["repository"]["repositoryUri"]
+    try:
+        with aws_errors(f"create the ECR repository {name}"):
+            return _client(cloud).create_repository(repositoryName=name)["repository"]["repositoryUri"]
+    except CloudError as problem:
+        if error_code(problem) != "RepositoryAlreadyExistsException":
+            raise
+    return ensure_repository(cloud, name)  # another first build made it just now
 
 
 def find_image(cloud: Cloud, repository: str, *, tag: str = "", digest: str = "") -> RemoteImage | None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from splitbake import explain, fingerprint, health, resolve
+from splitbake import contract, explain, fingerprint, health, resolve
 from splitbake.artifact import Artifact, Half, Report, Run
 from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
@@ -136,7 +136,7 @@ def require_buildable(project: Project, cloud: Cloud) -> None:
     """Refuse where nothing of the project as it is now can be built.
 
     Raises:
-        BuildError: the environment only gets what another one has built.
+        BuildError: the environment only gets what another one has built, or no AMI would offer what the image needs.
         LockError: the lock is of another region (AMI ids mean nothing there), or local models have left it behind.
         SourceError: a local model cannot be read.
     """
@@ -156,6 +156,7 @@ def require_buildable(project: Project, cloud: Cloud) -> None:
             f"{project.lock_path} is behind: {', '.join(changed)} in the project changed since it was written",
             hint=f"run splitbake lock --env {cloud.name}",
         )
+    contract.insist(project.manifest, project.lock)
 
 
 def _build(catalog: Catalog, inputs: Inputs, reasons: Sequence[str]) -> HalfPlan:
@@ -170,7 +171,8 @@ def _changes(catalog: Catalog, inputs: Inputs) -> list[str]:
     """Say what has changed since the latest build; there is always something to say."""
     builds = catalog.runs(inputs.half, "build", last=1)
     if not builds:
-        return [f"no {inputs.half} was built yet in account {catalog.account}, region {catalog.region}"]
+        what = "AMI" if inputs.half == "ami" else "image"
+        return [f"no {what} was built yet in account {catalog.account}, region {catalog.region}"]
     before = catalog.inputs(inputs.half, builds[0].fingerprint)
     if before is None:
         return [f"the inputs are not those of the latest build ({builds[0].created}), whose list is not known here"]

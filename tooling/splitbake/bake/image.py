@@ -92,14 +92,13 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     """Build and push the image of the project as it is now.
 
     Raises:
-        BuildError: the context is wrong, no AMI of this manifest and lock would offer what the image needs, the build
-            or the push failed, or the image breaks its budget; in the last case nothing was pushed.
+        BuildError: the context is wrong, the build or the push failed, or the image breaks its budget; in the last
+            case nothing was pushed.
         ToolError: the builder cannot work on this machine.
         CloudError: ECR could not be asked.
     """
     started = time.monotonic()
     image = project.manifest.image
-    contract.insist(project.manifest, project.lock)
     builder: ImageBuilder = registry.load(registry.IMAGE_BUILDERS, image.builder)()
     builder.health()
     entries = context.collect(project)

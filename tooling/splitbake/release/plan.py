@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -75,7 +73,7 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
     context = Context(
         live=live,
         root=project.root,
-        release=_new_id(),
+        release=records.new_id(catalog.store, cloud.name),
         pair=pair,
         volume=demands.root_volume(live, pair.ami),
         models_root=offers.root,
@@ -114,8 +112,3 @@ def _plan_targets(
 def _is_recorded(store: Store, environment: str, pair: Pair) -> bool:
     record = records.last_good(store, environment)
     return record is not None and (record.ami.uri, record.image.uri) == (pair.ami.uri, pair.image.uri)
-
-
-def _new_id() -> str:
-    """Return a new id: UTC to the second, and chance for two in the same second."""
-    return f"{datetime.datetime.now(datetime.UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"

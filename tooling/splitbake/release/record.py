@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import datetime
+import re
+import secrets
+from typing import Any, Final, Literal
 
 from pydantic import Field, ValidationError
 
@@ -11,6 +14,10 @@ from splitbake.errors import StateError
 from splitbake.release.steps import ApiCall, Outputs, Step, shown
 from splitbake.spec import Account, Name, Region, Spec, Text
 from splitbake.state import Store
+
+#: How an id begins: UTC to the second.
+_MOMENT: Final = "%Y%m%dT%H%M%SZ"
+_DATED: Final = re.compile(r"(\d{8}T\d{6}Z)-")
 
 
 class CallRecord(Spec):
@@ -58,7 +65,7 @@ class Record(Spec):
     @property
     def key(self) -> str:
         """Where the state keeps it."""
-        return f"records/{self.environment}/{self.id}.json"
+        return f"{_folder(self.environment)}{self.id}.json"
 
 
 def write_step(step: Step, outputs: Outputs, **progress: Any) -> StepRecord:
@@ -77,6 +84,24 @@ def write_step(step: Step, outputs: Outputs, **progress: Any) -> StepRecord:
 
 def _write_call(call: ApiCall, outputs: Outputs) -> CallRecord:
     return CallRecord(service=call.service, operation=call.operation, parameters=shown(dict(call.changed), outputs))
+
+
+def new_id(store: Store, environment: str) -> str:
+    """Return the id of a new release: the moment, and chance for two at once.
+
+    It sorts after every release that the state knows, also where an earlier planner's clock was ahead of ours.
+    """
+    moment = datetime.datetime.now(datetime.UTC).strftime(_MOMENT)
+    known = (_DATED.match(key.removeprefix(_folder(environment))) for key in store.keys(_folder(environment)))
+    newest = max((found[1] for found in known if found), default="")
+    if moment <= newest:
+        later = datetime.datetime.strptime(newest, _MOMENT) + datetime.timedelta(seconds=1)
+        moment = later.strftime(_MOMENT)
+    return f"{moment}-{secrets.token_hex(3)}"
+
+
+def _folder(environment: str) -> str:
+    return f"records/{environment}/"
 
 
 def lease_name(environment: str) -> str:
@@ -121,6 +146,6 @@ def read(store: Store, key: str) -> Record | None:
 
 def last_good(store: Store, environment: str) -> Record | None:
     """Return the newest release of ``environment`` that came to its end, None where there is none."""
-    newest_first = reversed(store.keys(f"records/{environment}/"))
+    newest_first = reversed(store.keys(_folder(environment)))
     found = (read(store, key) for key in newest_first)
     return next((record for record in found if record and record.status == "good"), None)
