@@ -53,7 +53,8 @@ def told(half: HalfPlan) -> tuple[str, str]:
 
 def test_what_was_never_built_is_to_be_built(small, cloud):
     for half, found in planned(small, cloud).items():
-        assert told(found) == ("build", f"no {half} was built yet in account 123456789012, region eu-west-1")
+        name = {"ami": "AMI", "image": "image"}[half]
+        assert told(found) == ("build", f"no {name} was built yet in account 123456789012, region eu-west-1")
         assert (found.artifact, found.expected) == (None, None)
         assert found.fingerprint == fingerprint.inputs(small.project, half).fingerprint
 
