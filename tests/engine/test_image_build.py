@@ -177,6 +177,15 @@ def test_a_code_edit_leaves_all_lower_layers_equal(base, tmp_path):
     assert layers(before)[-1] != layers(after)[-1]
 
 
+def test_an_edit_that_keeps_the_size_is_built(base, tmp_path):
+    """BuildKit compares what it was sent before by name, size, mode and time alone."""
+    project = write_project(tmp_path, base)
+    for text in ("one", "two", "six"):
+        (tmp_path / "app/run.py").write_text(f"{RUN}# {text}\n")
+        artifact = build(project)
+        assert docker("run", "--rm", "--network=none", "--entrypoint=cat", artifact.uri, "run.py").endswith(f"# {text}")
+
+
 def test_odd_names_are_built_exactly(base, tmp_path, monkeypatch):
     odd = {
         'it\'s $HOME/"quoted" #1.py': "a",

@@ -89,9 +89,7 @@ def test_what_was_deleted_is_made_anew(small, cloud, made, half):
         boto3.client("ec2", region_name="eu-west-1").deregister_image(ImageId=first.id)
     else:
         boto3.client("ecr", region_name="eu-west-1").delete_repository(repositoryName="faces", force=True)
-    with pytest.raises(
-        BuildError, match=f"{first.uri} was built, but the {'AMI' if half == 'ami' else 'image'} of this"
-    ):
+    with pytest.raises(BuildError, match=f"the {'AMI' if half == 'ami' else 'image'} of this fingerprint"):
         build.current(small.project, cloud, half)
     assert not built(small, cloud, half).reused
     assert build.current(small.project, cloud, half) == made[1]
@@ -108,7 +106,7 @@ def test_what_failed_its_verification_is_made_anew(small, cloud, made, report_on
 def test_an_image_in_another_repository_is_not_the_wanted_one(small, cloud, made):
     built(small, cloud, "image")
     small.manifest["image"]["repository"] = "people"
-    with pytest.raises(BuildError, match="was built, but"):
+    with pytest.raises(BuildError, match="there is no repository people"):
         build.current(small.project, cloud, "image")
     assert built(small, cloud, "image").artifact.location.endswith("/people")
 

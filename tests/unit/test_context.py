@@ -293,16 +293,26 @@ def test_what_copy_could_not_take_exactly_is_refused(project, files, include, mo
 
 def test_staging_copies_exactly_the_entries_with_fixed_modes_and_times(project, tmp_path_factory):
     made = project(TREE, ["lib/", "run.py"], exclude=["**/*.csv"])
-    stages = [tmp_path_factory.mktemp("stage") for _ in range(2)]
-    for stage in stages:
-        staging.stage(made, context.collect(made), stage)
+    stages = []
+    for _ in range(2):
+        stages.append(staging.stage(made, context.collect(made), tmp_path_factory.mktemp("stage")))
         (made.root / "run.py").chmod(0o640)
+    assert stages[0].name == stages[1].name
     found = [
         {str(p.relative_to(stage)): (p.stat().st_mode, p.stat().st_mtime) for p in [stage, *stage.rglob("*")]}
         for stage in stages
     ]
     assert found[0] == found[1]
     assert {path for path in found[0] if path.endswith(".py")} == {"lib/a.py", "lib/deep/b.py", "run.py"}
+
+
+def test_another_content_is_staged_under_another_name(project, tmp_path):
+    made = project({"run.py": "one"}, ["run.py"])
+    first = staging.stage(made, context.collect(made), tmp_path)
+    (made.root / "run.py").write_text("two")
+    second = staging.stage(made, context.collect(made), tmp_path)
+    assert first.name != second.name
+    assert [(folder / "run.py").read_text() for folder in (first, second)] == ["one", "two"]
 
 
 def test_a_file_that_changes_during_the_build_is_noticed(project, tmp_path_factory):

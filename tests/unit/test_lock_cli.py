@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 
@@ -47,7 +48,7 @@ LOCK = Lock(
         LockedModels(
             path="models/a",
             source="weights/a",
-            files=(LockedFile(path="models/a", source="weights/a", size=3, sha256="a" * 64),),
+            files=(LockedFile(path="models/a", source="weights/a", size=3, sha256=hashlib.sha256(b"abc").hexdigest()),),
         ),
     ),
 )
@@ -57,6 +58,8 @@ LOCK = Lock(
 def manifest(tmp_path) -> Path:
     path = tmp_path / "splitbake.yaml"
     path.write_text(yaml.safe_dump(MANIFEST))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/a").write_text("abc")
     return path
 
 
@@ -68,8 +71,16 @@ def test_a_lock_that_answers_the_manifest_is_up_to_date(manifest):
     locks.write(manifest.with_name("splitbake.lock"), LOCK)
     result = lock(manifest, "--check", "--offline")
     assert result.return_value == 0
-    assert "up to date" in result.stdout
+    assert "answers the manifest" in result.stdout
     assert "1 model file, 3 B" in result.stderr
+
+
+def test_a_model_in_the_project_that_left_its_lock_behind_is_a_finding(manifest):
+    locks.write(manifest.with_name("splitbake.lock"), LOCK)
+    manifest.with_name("weights").joinpath("a").write_text("xyz")
+    result = lock(manifest, "--check", "--offline")
+    assert result.return_value == 2
+    assert "model changed: weights/a" in result.stdout
 
 
 def test_a_lock_that_does_not_is_a_finding_and_stays(manifest):

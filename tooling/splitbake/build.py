@@ -73,7 +73,7 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
         )
     problem = health.problem(cloud, known, project.manifest.image.repository)
     if problem:
-        raise BuildError(f"{known.uri} was built, but {problem}", hint=f"run splitbake build {half}")
+        raise BuildError(problem, hint=f"run splitbake build {half}")
     return known
 
 

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from splitbake import contract
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import CloudError, ReleaseError, SplitbakeError
 from splitbake.manifest import Smoke
@@ -23,6 +24,11 @@ _ENDED = {"SUCCEEDED", "FAILED"}
 _LOG_GROUP = "/aws/batch/job"
 #: Seconds for the last lines to arrive in CloudWatch Logs after a job has ended.
 _LOG_LAG = 5.0
+_REPAIR = "repair the image or the models, build, verify, release, and try again"
+_WRONG_HOST = (
+    "the host is not of the released AMI: does the queue's compute environment boot it? it must be a target as well "
+    "(batch_compute_environment), or its hosts keep the version of the launch template that they have"
+)
 #: How many lines of the log a failure shows.
 _LAST = 15
 
@@ -275,5 +281,5 @@ def _failure(result: JobResult, job: dict[str, Any]) -> ReleaseError:
     log = "\n".join(f"  {line}" for line in result.log[-_LAST:]) or "  (no line)"
     return ReleaseError(
         f"job {result.id} of {result.definition} {result.status}: {reason} ({code}); its last lines:\n{log}",
-        hint="repair the image or the models, build, verify, release, and try again",
+        hint=_WRONG_HOST if result.exit_code == contract.REFUSED else _REPAIR,
     )

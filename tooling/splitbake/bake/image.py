@@ -104,10 +104,10 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     entries = context.collect(project)
     uri = ecr.ensure_repository(cloud, image.repository)
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
-        order = _order(project, cloud, Path(scratch), uri, fingerprint)
         travels = units.format_size(sum(entry.size for entry in entries))
         say(f"{units.counted(len(entries), 'file')}, {travels} in the build context")
-        staging.stage(project, entries, order.context)
+        staged = staging.stage(project, entries, Path(scratch))
+        order = _order(project, cloud, staged, uri, fingerprint)
         size = builder.build(order, say)
         if size > image.budget:
             raise _too_large(size, image.budget, builder.heaviest(order))
@@ -128,12 +128,11 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     )
 
 
-def _order(project: Project, cloud: Cloud, scratch: Path, uri: str, fingerprint: str) -> Order:
-    """Write the Dockerfile as manifest and lock say it now, and prepare everything else that the builder needs."""
+def _order(project: Project, cloud: Cloud, staged: Path, uri: str, fingerprint: str) -> Order:
+    """Write the Dockerfile, as manifest and lock say it now, beside ``staged``; prepare what else a builder needs."""
     texts = dockerfile.render(project.manifest, project.lock)
     for path, text in texts.items():
-        files.replace(scratch / Path(path).name, text, BuildError)
-    (scratch / "context").mkdir()
+        files.replace(staged.parent / Path(path).name, text, BuildError)
     log = project.root / LOG
     files.replace(log, "", BuildError)
     credentials = ecr.credentials(cloud)
@@ -141,8 +140,8 @@ def _order(project: Project, cloud: Cloud, scratch: Path, uri: str, fingerprint:
     if "ARG REGISTRY" in texts[dockerfile.DOCKERFILE].splitlines():
         arguments["REGISTRY"] = credentials.host
     return Order(
-        context=scratch / "context",
-        dockerfile=scratch / Path(dockerfile.DOCKERFILE).name,
+        context=staged,
+        dockerfile=staged.parent / Path(dockerfile.DOCKERFILE).name,
         platform=contract.platform(project.lock),
         repository=uri,
         tag=fingerprint.removeprefix("sha256:")[:12],
