@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +55,7 @@ class World:
         self.repositories: dict[tuple[str, str], dict[str, str]] = {}
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.tokens: dict[str, str] = {}
+        self.templates = {"gpu"}
         self.becomes = "available"
         self.numbers = itertools.count(2)
 
@@ -122,6 +124,18 @@ class Client:
             ami = self.world.tokens[given["ClientToken"]] = f"ami-{number:017d}"
             self.world.add(self.world.caller, self.region, ami, f"snap-{number:017d}", State="pending")
         return {"ImageId": ami}
+
+    def get_paginator(self, name: str) -> Any:
+        """Only launch templates are paged here; prod's has one version."""
+        assert name == "describe_launch_template_versions"
+
+        def paginate(**asked: Any) -> list[dict[str, Any]]:
+            if asked["LaunchTemplateName"] not in self.world.templates:
+                raise refusal("InvalidLaunchTemplateName.NotFoundException")
+            version = {"LaunchTemplateId": "lt-1", "VersionNumber": 1, "DefaultVersion": True}
+            return [{"LaunchTemplateVersions": [{**version, "LaunchTemplateData": {"ImageId": "ami-0"}}]}]
+
+        return SimpleNamespace(paginate=paginate)
 
     def deregister_image(self, **given: Any) -> dict[str, Any]:
         self.world.calls.append(("deregister_image", given))
@@ -394,6 +408,13 @@ def test_the_last_good_release_counts_or_the_one_that_is_named(site):
     ):
         with pytest.raises(ReleaseError, match=told):
             promote.plan(site.project, site.prod, key)
+
+
+def test_a_target_that_is_missing_is_told_before_anything_is_copied(site, world):
+    world.templates.clear()
+    with pytest.raises(ReleaseError, match="there is no launch template"):
+        site.run()
+    assert world.calls == []
 
 
 def test_what_was_never_released_cannot_be_promoted(tmp_path, world):

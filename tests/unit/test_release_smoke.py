@@ -118,3 +118,18 @@ def test_an_environment_without_a_smoke_job_is_told(tmp_path):
     environment = Environment(account="123456789012", region="us-east-1")
     with pytest.raises(ReleaseError, match="environment 'prod' has no smoke job"):
         smokes.smoke(Project(tmp_path / "splitbake.yaml"), Cloud("prod", environment), print)
+
+
+@pytest.mark.parametrize(("code", "hint"), [(78, "compute environment"), (1, "repair the image")])
+def test_a_job_that_its_host_could_not_serve_hints_at_the_host(code, hint):
+    result = smokes.JobResult(
+        id="j1",
+        definition="faces:1",
+        image="faces",
+        status="FAILED",
+        exit_code=code,
+        seconds=1.0,
+        log=("one line",),
+        result=None,
+    )
+    assert hint in smokes._failure(result, {}).hint

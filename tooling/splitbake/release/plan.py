@@ -13,7 +13,7 @@ from splitbake.release import demands
 from splitbake.release import record as records
 from splitbake.release.live import Live
 from splitbake.release.steps import Output, Step, TextStep
-from splitbake.release.targets import Context, Pair, Target
+from splitbake.release.targets import Context, Pair, RootVolume, Target
 from splitbake.state import Store
 
 
@@ -91,6 +91,27 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
         is_recorded=_is_recorded(catalog.store, cloud.name, pair),
         previous=previous,
     )
+
+
+def rehearse(project: Project, cloud: Cloud, pair: Pair) -> None:
+    """Plan the targets for a pair that is still elsewhere: what they cannot take is told before it is brought here.
+
+    Its ids and the size of its volume will be others here, so the steps are worth nothing.
+
+    Raises:
+        ReleaseError, PatchError, CloudError: as ``plan``, of a target.
+    """
+    offers, needs = demands.require_fit(pair)
+    context = Context(
+        live=Live(cloud),
+        root=project.root,
+        release="rehearsal",
+        pair=pair,
+        volume=RootVolume(device="", size=0),
+        models_root=offers.root,
+        mounts=needs.mounts,
+    )
+    _plan_targets(cloud.environment.release, context)
 
 
 def _plan_targets(

@@ -12,6 +12,7 @@ from splitbake.cloud import Cloud
 from splitbake.errors import UsageError
 from splitbake.project import Project
 from splitbake.release import demands, pair, promote_ami, promote_image
+from splitbake.release.plan import rehearse
 from splitbake.release.targets import Pair
 from splitbake.release.transfer import Route, Transfer
 from splitbake.ui import Say
@@ -54,7 +55,9 @@ def plan(project: Project, cloud: Cloud, key: str | None = None) -> Promotion:
     Raises:
         UsageError: the environment promotes from nowhere.
         GuardError: the credentials are not the environment's.
-        ReleaseError: there is no such pair, it is not verified, does not fit, or cannot be seen from here.
+        ReleaseError: there is no such pair, it is not verified, does not fit, or cannot be seen from here; or a target
+            cannot be released to.
+        PatchError: a Terraform text cannot be patched.
         CloudError: AWS or the state cannot be asked.
     """
     promote = cloud.environment.promote
@@ -68,12 +71,15 @@ def plan(project: Project, cloud: Cloud, key: str | None = None) -> Promotion:
     reports = {
         one.half: demands.require_verified(project.catalog(route.origin), one) for one in (source.ami, source.image)
     }
-    return Promotion(
+    promotion = Promotion(
         origin=route.origin.name,
         record=source.promoted_from,
         image=promote_image.plan(route, source.image, reports["image"]),
         ami=promote_ami.plan(route, source.ami, reports["ami"]),
     )
+    if promotion.pair is None:
+        rehearse(project, cloud, source)
+    return promotion
 
 
 def run(promotion: Promotion, project: Project, cloud: Cloud, say: Say) -> Pair:
