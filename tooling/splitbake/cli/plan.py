@@ -36,14 +36,16 @@ def command(half: Half | None, exit_code: bool, project: Project, env: str | Non
     from splitbake import github
     from splitbake.plan import plan
 
-    planned = plan(project, project.cloud(env), (half,) if half else get_args(Half))
+    cloud = project.cloud(env)
+    planned = plan(project, cloud, (half,) if half else get_args(Half))
     rows = [_row(each) for each in planned.halves]
     github.write_outputs(_outputs(planned))
     github.write_summary(f"splitbake plan: {planned.environment}", _COLUMNS, rows)
     if as_json:
         ui.emit_json(planned.as_data())
     else:
-        ui.table(f"Plan for {planned.environment}", _COLUMNS, rows)
+        where = f"account {cloud.environment.account}, region {cloud.environment.region}"
+        ui.table(f"Plan for {planned.environment}: {where}", _COLUMNS, rows)
     return 2 if exit_code and planned.has_work else 0
 
 
