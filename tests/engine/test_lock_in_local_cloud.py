@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
+import hashlib
 import json
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 import yaml
@@ -12,6 +18,8 @@ from click.testing import CliRunner, Result
 
 from splitbake.cli.lock import command
 from splitbake.errors import LockError, SourceError
+from splitbake.project import Project
+from splitbake.sources import opener
 
 pytestmark = pytest.mark.engine
 
@@ -125,3 +133,104 @@ def test_a_failure_leaves_the_old_lock_as_it_was(manifest):
 def test_check_without_a_lock_says_so(manifest):
     with pytest.raises(LockError, match="does not exist"):
         raise lock(manifest, "--check").exception
+
+
+@pytest.fixture
+def versioned(aws, manifest):
+    """A bucket that keeps versions, of which the manifest takes one file."""
+    s3 = aws("s3")
+    bucket = f"{BUCKET}-versions"
+    s3.create_bucket(Bucket=bucket)
+    s3.put_bucket_versioning(Bucket=bucket, VersioningConfiguration={"Status": "Enabled"})
+    data = yaml.safe_load(manifest.read_text())
+    data["models"]["files"] = [{"path": "models/x/a", "from": f"s3://{bucket}/a"}]
+    manifest.write_text(yaml.safe_dump(data, sort_keys=False))
+    yield s3, bucket
+    for item in s3.list_object_versions(Bucket=bucket).get("Versions", []):
+        s3.delete_object(Bucket=bucket, Key=item["Key"], VersionId=item["VersionId"])
+    s3.delete_bucket(Bucket=bucket)
+
+
+def test_a_locked_version_outlives_what_is_uploaded_after_it(manifest, versioned):
+    """The address that the builder gets gives the locked bytes, and the lock is not broken before the next one."""
+    s3, bucket = versioned
+    content = os.urandom(100_000)
+    version = s3.put_object(Bucket=bucket, Key="a", Body=content)["VersionId"]
+    assert lock(manifest).exception is None
+    project = Project(manifest)
+    (file,) = project.lock.files
+    assert file.version == version
+    s3.put_object(Bucket=bucket, Key="a", Body=b"another")
+    url = opener(project.cloud(), project.root)(file.source).url(file)
+    with urlopen(str(url), timeout=30) as answer:  # noqa: S310 - the local cloud's own address
+        assert hashlib.sha256(answer.read()).hexdigest() == file.sha256
+    drift = lock(manifest, "--check", "--json")
+    assert drift.return_value == 2
+    assert json.loads(drift.stdout)["moved"][0].startswith("model changed (sha256 ")
+
+
+def test_a_checksum_of_s3_spares_the_download(manifest, versioned):
+    s3, bucket = versioned
+    content = os.urandom(1_000_000)
+    s3.put_object(Bucket=bucket, Key="a", Body=content, ChecksumAlgorithm="SHA256")
+    found = lock(manifest, "--json")
+    assert json.loads(found.stdout)["models"] == {
+        "files": 1,
+        "bytes": 1_000_000,
+        "told": {"files": 1, "bytes": 1_000_000},
+    }
+    assert Project(manifest).lock.files[0].sha256 == hashlib.sha256(content).hexdigest()
+
+
+def test_the_base_alone_is_updated_and_says_when_it_is_deprecated(manifest, aws, cloud, base_ami):
+    ec2, ssm = aws("ec2"), aws("ssm")
+    data = yaml.safe_load(manifest.read_text())
+    data["ami"]["base"] = {"ssm": "/lock-test/base"}
+    manifest.write_text(yaml.safe_dump(data, sort_keys=False))
+    ssm.put_parameter(Name="/lock-test/base", Value=base_ami, Type="String")
+    copy = ec2.copy_image(Name="lock-test-base", SourceImageId=base_ami, SourceRegion=cloud.region)["ImageId"]
+    try:
+        ec2.get_waiter("image_available").wait(ImageIds=[copy], WaiterConfig={"Delay": 1, "MaxAttempts": 60})
+        moment = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=700)
+        ec2.enable_image_deprecation(ImageId=copy, DeprecateAt=moment)
+        assert lock(manifest).exception is None
+        path = manifest.with_name("splitbake.lock")
+        before = json.loads(path.read_text())
+        ssm.put_parameter(Name="/lock-test/base", Value=copy, Type="String", Overwrite=True)
+        found = lock(manifest, "--update", "base")
+        assert found.exception is None
+        after = json.loads(path.read_text())
+        assert after["base_ami"]["id"] == copy
+        assert after["base_ami"]["deprecated"].startswith(f"{moment:%Y-%m-%d}")
+        assert f"base AMI: {base_ami} (" in found.stdout
+        assert f"-> {copy} (lock-test-base, of " in found.stdout
+        assert {**after, "base_ami": None} == {**before, "base_ami": None}
+    finally:
+        ec2.deregister_image(ImageId=copy)
+        ssm.delete_parameter(Name="/lock-test/base")
+
+
+def test_ctrl_c_ends_it_soon_and_leaves_the_old_lock(manifest, versioned):
+    s3, bucket = versioned
+    s3.put_object(Bucket=bucket, Key="a", Body=b"small")
+    assert lock(manifest).exception is None
+    path = manifest.with_name("splitbake.lock")
+    before = path.read_bytes()
+    data = yaml.safe_load(manifest.read_text())
+    data["models"]["budget"] = "1 GB"
+    manifest.write_text(yaml.safe_dump(data, sort_keys=False))
+    s3.put_object(Bucket=bucket, Key="a", Body=bytes(400_000_000))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "splitbake", "lock"], cwd=manifest.parent, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        assert any(f"of 400.0 MB, 0 of 1 file: s3://{bucket}/a" in line for line in process.stderr)
+        process.send_signal(signal.SIGINT)
+        rest = process.communicate(timeout=30)[1]
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, "error: interrupted" in rest) == (130, True)
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in manifest.parent.iterdir()) == ["splitbake.lock", "splitbake.yaml"]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splitbake import fingerprint
 from splitbake import lock as locks
 from splitbake.errors import LockError
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedFile, LockedModels
@@ -138,48 +141,10 @@ def test_an_unknown_key_in_a_lock_is_not_passed_over(tmp_path):
 )
 def test_what_the_manifest_asks_and_the_lock_does_not_answer_is_told(tmp_path, change, expected):
     manifest = Manifest.model_validate({**MANIFEST, **change})
-    assert list(locks.mismatches(manifest, lock_of())) == [expected]
+    assert list(locks.mismatches(manifest, lock_of(), Path())) == [expected]
     locks.write(tmp_path / "splitbake.lock", lock_of())
     with pytest.raises(LockError, match="does not belong to the manifest any more"):
         locks.read_for(manifest, tmp_path / "splitbake.lock")
-
-
-def moved(old: Lock | None, new: Lock) -> str:
-    return "\n".join(locks.differences(old, new))
-
-
-def test_what_moved_is_said_in_words():
-    assert moved(lock_of(), lock_of()) == ""
-    assert "base AMI: ami-01234567" in moved(None, lock_of())
-    assert "model new: x/b" in moved(None, lock_of())
-    assert "ami-01234567 (base, eu-west-1, from ecs-gpu-al2023) -> ami-76543210" in moved(
-        lock_of(), lock_of(ami=BASE_AMI.model_copy(update={"id": "ami-76543210"}))
-    )
-    image = LockedBaseImage(request="python:3.11-slim", digest="sha256:" + "d" * 64)
-    assert f"-> {image.digest} (python:3.11-slim)" in moved(lock_of(), lock_of(image=image))
-
-
-@pytest.mark.parametrize(
-    ("update", "expected"),
-    [
-        (
-            {"sha256": "d" * 64, "size": 7},
-            "model changed (sha256 aaaaaaaaaaaa -> dddddddddddd, 3 -> 7 bytes): models/a",
-        ),
-        ({"source": "other"}, "model comes from elsewhere with equal content (weights/a -> other): models/a"),
-        ({"etag": "new"}, "model was written anew with equal content (another entity tag): models/a"),
-    ],
-)
-def test_a_file_that_moved_says_how(update, expected):
-    new = lock_of(LockedModels(path="models/a", source="weights/a", files=(A.model_copy(update=update),)))
-    assert moved(lock_of(LockedModels(path="models/a", source="weights/a", files=(A,))), new) == expected
-
-
-def test_no_difference_goes_unsaid():
-    """Whatever part of a lock changes, something is said."""
-    new = lock_of(LockedModels(path="models/", source="weights/", files=(A,)))
-    old = lock_of(LockedModels(path="models/a", source="weights/a", files=(A,)))
-    assert moved(old, new) == "models.files is divided into other entries; the files are the same"
 
 
 files = st.lists(
@@ -191,19 +156,36 @@ files = st.lists(
         sha256=st.from_regex("[0-9a-f]{64}", fullmatch=True),
     ),
     min_size=1,
-    max_size=4,
+    max_size=6,
     unique_by=lambda file: file.path,
 )
 
 
-@given(files)
-def test_the_digest_of_the_models_does_not_know_their_order_or_source(found):
-    digests = {
-        lock_of(*[LockedModels(path=f.path, source="s", files=(f,)) for f in order]).models_digest
-        for order in itertools.permutations(found)
-    }
-    elsewhere = tuple(file.model_copy(update={"source": "elsewhere"}) for file in found)
-    assert digests == {lock_of(LockedModels(path="all/", source="s/", files=elsewhere)).models_digest}
+@st.composite
+def packings(draw, found: list[LockedFile]) -> tuple[LockedModels, ...]:
+    """Divide files into entries, in any order, each with origins of its own."""
+    shuffled = draw(st.permutations(found))
+    cuts = sorted(draw(st.sets(st.integers(1, max(len(found) - 1, 1)))) | {0, len(found)})
+    entries = [shuffled[start:end] for start, end in itertools.pairwise(cuts)]
+    origins = st.sampled_from(["s3://bucket/x", "hf://org/repository@main/x", "https://host/x"])
+    signs = st.none() | st.sampled_from(["one", "other"])
+    return tuple(
+        LockedModels(
+            path=f"entry-{number}/",
+            source=draw(origins),
+            files=tuple(
+                file.model_copy(update={"source": draw(origins), "etag": draw(signs), "version": draw(signs)})
+                for file in entry
+            ),
+        )
+        for number, entry in enumerate(entries)
+    )
+
+
+@given(st.data(), files)
+def test_the_digest_of_the_models_does_not_know_their_order_packing_or_origin(data, found):
+    one, other = data.draw(packings(found)), data.draw(packings(found))
+    assert lock_of(*one).models_digest == lock_of(*other).models_digest
 
 
 @given(files, st.sampled_from(["path", "size", "sha256"]))
@@ -214,3 +196,35 @@ def test_the_digest_of_the_models_knows_path_size_and_content(found, field):
     other = [found[0].model_copy(update={field: changed}), *found[1:]]
     first, second = (lock_of(LockedModels(path="all/", source="s/", files=tuple(each))) for each in (found, other))
     assert first.models_digest != second.models_digest
+
+
+def test_the_digest_of_the_models_is_the_one_that_anybody_can_compute():
+    lines = f"{'a' * 64} 3 models/a\n{'b' * 64} 5 x/b\n"
+    assert lock_of().models_digest == f"sha256:{hashlib.sha256(lines.encode()).hexdigest()}"
+
+
+def test_a_lock_of_an_earlier_splitbake_is_read_and_written_as_it_was(tmp_path):
+    path = tmp_path / "splitbake.lock"
+    path.write_text(lock_of().to_text())
+    body = json.loads(path.read_text())
+    assert set(body["models"][0]["files"][0]) == {"path", "source", "size", "sha256"}
+    assert "deprecated" not in body["base_ami"]
+    assert locks.read(path).to_text() == path.read_text()
+
+
+def test_only_the_parts_that_are_asked_for_are_compared_with_the_manifest():
+    manifest = Manifest.model_validate({**MANIFEST, "ami": {"base": {"ssm": "/x"}}})
+    assert list(locks.mismatches(manifest, lock_of(), Path(), ["models"])) == []
+    assert list(locks.mismatches(manifest, lock_of(), Path(), ["base"])) == list(
+        locks.mismatches(manifest, lock_of(), Path())
+    )
+
+
+@pytest.mark.parametrize("half", ["ami", "image"])
+def test_how_a_model_is_reached_is_no_input_of_a_half(small, half):
+    """An AMI holds paths and contents; a lock that only says more of their origins bakes nothing anew."""
+    before = fingerprint.inputs(small.project, half).fingerprint
+    small.lock["base_ami"]["deprecated"] = "2028-01-01T00:00:00Z"
+    for file in small.lock["models"][1]["files"]:
+        file.update(dict.fromkeys(("etag", "modified", "version", "resolved", "checksum"), "other"))
+    assert fingerprint.inputs(small.project, half).fingerprint == before

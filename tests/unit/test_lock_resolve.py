@@ -68,9 +68,12 @@ def project(root: Path, *files: dict[str, str], budget: str = "3 GiB") -> Projec
 
 def models(of: Project, previous: tuple[LockedModels, ...] | None = None) -> tuple[tuple[LockedModels, ...], list[str]]:
     """Resolve the models of a project; return them and what was read for it."""
-    read: list[str] = []
+    said: list[str] = []
     lock = None if previous is None else Lock(base_ami=BASE_AMI, base_image=BASE_IMAGE, models=previous)
-    return resolve.resolve_models(of, of.cloud(), lock, read.append), read
+    found = resolve.resolve_models(of, of.cloud(), lock, said.append)
+    local = [line for line in said if "://" not in line]
+    files = [file for entry in found.entries for file in entry.files]
+    return found.entries, local + [file.source for file in files if found.ways[file.path] == "downloaded"]
 
 
 def test_every_file_gets_its_size_and_checksum(s3, tmp_path):
@@ -96,6 +99,78 @@ def test_a_second_time_gives_the_same_and_reads_no_object_again(s3, tmp_path):
     first, _ = models(made)
     assert models(made, first) == (first, [])
     assert models(made)[0] == first
+
+
+def test_a_digest_that_s3_has_computed_spares_the_download(s3, tmp_path):
+    s3.put_object(Bucket="models", Key="x/a", Body=b"c" * 3_000_000, ChecksumAlgorithm="SHA256")
+    found, read = models(project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}))
+    assert read == ["s3://models/x/b"]
+    assert found[0].files[0].sha256 == hashlib.sha256(b"c" * 3_000_000).hexdigest()
+
+
+def test_what_is_as_small_as_a_pointer_is_looked_at_even_so(s3, tmp_path):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
+    s3.put_object(Bucket="models", Key="y", Body=pointer, ChecksumAlgorithm="SHA256")
+    with pytest.raises(SourceError, match="s3://models/y is a pointer of git-lfs"):
+        models(project(tmp_path, {"path": "models/y", "from": "s3://models/y"}))
+
+
+def test_an_object_that_was_written_anew_in_the_same_parts_is_not_read_again(s3, tmp_path):
+    """As with a key of KMS, where the entity tag changes with each writing; moto's is always an MD5."""
+    part = b"p" * (5 << 20)
+
+    def write() -> None:
+        upload = s3.create_multipart_upload(Bucket="models", Key="y", ChecksumAlgorithm="SHA256")["UploadId"]
+        one = {"Bucket": "models", "Key": "y", "UploadId": upload, "PartNumber": 1}
+        done = s3.upload_part(**one, Body=part, ChecksumAlgorithm="SHA256")
+        parts = [{"PartNumber": 1, "ETag": done["ETag"], "ChecksumSHA256": done["ChecksumSHA256"]}]
+        s3.complete_multipart_upload(Bucket="models", Key="y", UploadId=upload, MultipartUpload={"Parts": parts})
+
+    write()
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y"})
+    first, read = models(made)
+    assert read == ["s3://models/y"]
+    (file,) = first[0].files
+    assert file.sha256 == hashlib.sha256(part).hexdigest()
+    changed = first[0].model_copy(update={"files": (file.model_copy(update={"etag": "of another key"}),)})
+    write()
+    assert models(made, (changed,)) == (first, [])
+
+
+def test_a_version_that_stayed_is_not_read_again_and_each_new_one_is_noted(s3, tmp_path):
+    s3.put_bucket_versioning(Bucket="models", VersioningConfiguration={"Status": "Enabled"})
+    one = s3.put_object(Bucket="models", Key="y", Body=b"new")["VersionId"]
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y"})
+    first, read = models(made)
+    assert first[0].files[0].version == one
+    assert models(made, first) == (first, [])
+    two = s3.put_object(Bucket="models", Key="y", Body=b"new")["VersionId"]
+    second, read = models(made, first)
+    assert (second[0].files[0].version, read) == (two, [])
+
+
+def locked_at(made: Project) -> Lock:
+    entries = resolve.resolve_models(made, made.cloud(), None, silent).entries
+    return Lock(base_ami=BASE_AMI, base_image=BASE_IMAGE, models=entries)
+
+
+def test_models_alone_are_updated_and_the_bases_stay(s3, tmp_path):
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y"})
+    old = locked_at(made)
+    s3.put_object(Bucket="models", Key="y", Body=b"new")
+    new = resolve.update(made, made.cloud(), old, ["models"], silent)
+    assert (new.lock.base_ami, new.lock.base_image) == (BASE_AMI, BASE_IMAGE)
+    assert new.lock.files[0].sha256 == hashlib.sha256(b"new").hexdigest()
+    assert new.ways == {"models/y": "downloaded"}
+
+
+def test_what_stays_must_answer_the_manifest(s3, tmp_path):
+    old = locked_at(project(tmp_path, {"path": "models/y", "from": "s3://models/y"}))
+    made = project(tmp_path, {"path": "models/z", "from": "s3://models/y"})
+    with pytest.raises(LockError, match="models/z from s3://models/y is not locked") as caught:
+        resolve.update(made, made.cloud(), old, ["base"], silent)
+    assert caught.value.hint
+    assert resolve.update(made, made.cloud(), old, ["models"], silent).lock.files[0].path == "models/z"
 
 
 def test_a_replaced_object_is_read_again_and_only_that(s3, tmp_path):
@@ -134,8 +209,7 @@ def test_a_local_file_is_read_again_only_when_it_has_changed(s3, tmp_path):
 
 def locked(made: Project) -> Project:
     """Write the lock that answers ``made`` now."""
-    lock = Lock(base_ami=BASE_AMI, base_image=BASE_IMAGE, models=models(made)[0])
-    locks.write(made.lock_path, lock)
+    locks.write(made.lock_path, locked_at(made))
     return Project(made.manifest_path)
 
 

@@ -38,6 +38,26 @@ def promoted(**values: str) -> Callable[[dict[str, Any]], None]:
     return lambda manifest: manifest["environments"].update(prod=prod)
 
 
+def copied(**values: str) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["ami"].update(copies=[{"region": "eu-central-1", **values}])
+
+
+def with_runtime(manifest: dict[str, Any]) -> None:
+    manifest.update(runtime={"requirements": "gpu.txt", "python": "3.11", "budget": "1 GiB"})
+
+
+def encrypted(manifest: dict[str, Any]) -> None:
+    manifest["ami"].update(encrypt=True, kms_key="alias/models")
+
+
+def preloaded(manifest: dict[str, Any]) -> None:
+    manifest["ami"].update(preload=[f"ecr://sidecar@sha256:{DIGEST}"])
+
+
+def shared(manifest: dict[str, Any]) -> None:
+    manifest["ami"].update(share=["210987654321"])
+
+
 #: Key -> what its change does, and another value (or what makes the change).
 #: ``ami``, ``image``, ``both``: made anew. ``verify …``: verified anew. ``relock``: the lock is refused first.
 TABLE: dict[str, tuple[str, Any]] = {
@@ -51,6 +71,12 @@ TABLE: dict[str, tuple[str, Any]] = {
     "models.files[].sha256": ("relock", DIGEST),
     "models.budget": ("verify ami", "2 GB"),
     "models.mode": ("ami", "0555"),
+    "models.placement": ("ami", "root"),
+    "models.prewarm": ("ami", "none"),
+    "runtime.requirements": ("relock", with_runtime),
+    "runtime.python": ("relock", with_runtime),
+    "runtime.root": ("relock", with_runtime),  # and of one that is locked: test_runtime.py
+    "runtime.budget": ("relock", with_runtime),
     "ami.base": ("relock", "ami-89abcdef"),
     "ami.base.ssm": ("relock", base(ssm="/base")),
     "ami.base.name": ("relock", base(name="base-*", owner="self")),
@@ -58,12 +84,23 @@ TABLE: dict[str, tuple[str, Any]] = {
     "ami.builder.instance_type": ("nothing", "m7i.large"),
     "ami.builder.subnet": ("nothing", "subnet-0a1b2c3d"),
     "ami.builder.profile": ("nothing", "builder"),
+    "ami.builder.permissions_boundary": ("nothing", "arn:aws:iam::123456789012:policy/boundary"),
+    "ami.builder.spot": ("nothing", True),
     "ami.builder.ssh_user": ("nothing", "admin"),
     "ami.builder.connect": ("nothing", "private-ip"),
     "ami.builder.price": ("nothing", 0.2),
     "ami.volume.size": ("ami", "80 GiB"),
     "ami.volume.throughput": ("ami", "500 MiB/s"),
+    "ami.volume.initialize": ("nothing", "300 MiB/s"),
+    "ami.encrypt": ("ami", True),
+    "ami.kms_key": ("ami", encrypted),
     "ami.provision": ("ami", ["setup/first.sh"]),
+    "ami.preload": ("ami", preloaded),
+    "ami.ecs.pull": ("ami", "always"),
+    "ami.copies[].region": ("nothing", copied()),
+    "ami.copies[].kms_key": ("nothing", copied(kms_key="alias/models")),
+    "ami.share": ("nothing", shared),
+    "ami.deprecate": ("nothing", "180 days"),
     "image.base": ("relock", "python:3.12-slim"),
     "image.builder": ("nothing", "podman"),
     "image.context": ("nothing", "same"),  # another folder with the same files
@@ -78,6 +115,8 @@ TABLE: dict[str, tuple[str, Any]] = {
     "image.repository": ("nothing", "people"),  # it is looked for there, and so built: test_plan.py
     "image.budget": ("verify image", "1 GB"),
     "verify.instance_type": ("verify ami", "g5.xlarge"),
+    "verify.instances": ("verify ami", 3),
+    "verify.gpu": ("verify ami", True),
     "verify.imports": ("verify image", ["numpy"]),
     "verify.run": ("verify image", ["python", "run.py"]),
     "verify.within": ("verify ami", "9 min"),

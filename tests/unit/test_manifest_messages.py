@@ -98,7 +98,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         ),
         ("models/a.onnx, from", "../a.onnx, from", "6:14: expected a path below the folder it belongs to"),
         ('"s3://bucket/models/a.onnx"', '"s3://bucket"', "6:35: expected s3://bucket/key, for example"),
-        ('"s3://bucket/models/a.onnx"', '"s4://bucket/a"', "6:35: expected s3://, https:// or a path in the project"),
+        ('"s3://bucket/models/a.onnx"', '"s4://bucket/a"', "6:35: expected s3://, https://, hf:// or a path in the project"),
         ('"s3://bucket/models/a.onnx"', "https://me:pw@host/a", "6:35: a password cannot stand in the manifest"),
         ('"s3://bucket/models/a.onnx"', "a/../b", "6:35: expected a path below the project's folder"),
         ('"s3://bucket/models/a.onnx"', '"s3://bucket/models/"', "6:29: path and from must both end with /"),
@@ -107,8 +107,8 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
             "base: ecs-gpu-al2023",
             "base: ecs-gpu-al2032",
             (
-                "10:9: expected ecs-gpu-al2023, an AMI id (ami-…), {ssm: …} or {name: …, owner: …}, "
-                "found 'ecs-gpu-al2032'; did you mean 'ecs-gpu-al2023'?"
+                "10:9: expected ecs-gpu-al2023, ecs-al2023, ecs-al2023-arm64, an AMI id (ami-…), {ssm: …} or "
+                "{name: …, owner: …}, found 'ecs-gpu-al2032'; did you mean 'ecs-gpu-al2023'?"
             ),
         ),
         ("base: ecs-gpu-al2023", "base: {nam: x, owner: self}", "10:10: unknown key 'nam'; did you mean 'name'?"),
@@ -189,6 +189,51 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
             "{models: /w, checkpoints/x: /w/x}",
             "14:24: /w/x lies in what is mounted read-only at /w, which has no folder models/x/ for it",
         ),
+        (
+            "image:",
+            "  builder: {connect: session-manager}\nimage:",
+            "11:13: the builder needs a role for Systems Manager: give profile, or permissions_boundary for a temporary one",
+        ),
+        (
+            "image:",
+            "  builder: {profile: a, permissions_boundary: 'arn:aws:iam::123456789012:policy/b'}\nimage:",
+            "11:25: a temporary role is made where there is no profile; name one",
+        ),
+        (
+            "image:",
+            "  builder: {permissions_boundary: boundary}\nimage:",
+            "11:35: expected the ARN of an IAM policy",
+        ),
+        ("image:", "  kms_key: alias/a\nimage:", "11:3: it encrypts nothing without encrypt: true"),
+        (
+            "image:",
+            "  encrypt: true\n  share: ['210987654321']\nimage:",
+            "12:3: what the account's default key encrypts cannot be shared; give kms_key",
+        ),
+        (
+            "image:",
+            "  ecs: {pull: prefer-cached}\nimage:",
+            "11:9: prefer-cached ends the agent's cleaning of images; it is for preload only",
+        ),
+        ("image:", "  preload: ['a/b:latest']\nimage:", "11:13: expected an image by digest, for example ecr://"),
+        (
+            "image:",
+            "  copies: [{region: eu-west-2}, {region: eu-west-2}]\nimage:",
+            "11:11: a region can be listed once; listed again: eu-west-2",
+        ),
+        ("image:", "  deprecate: 0 days\nimage:", "11:14: expected 1 or more"),
+        ("image:", "  deprecate: 3 h\nimage:", "11:14: expected a number with a unit, for example 180 days"),
+        (
+            "image:",
+            "  volume: {initialize: 400 MiB/s}\nimage:",
+            "11:24: expected 100 MiB/s to 300 MiB/s, as EC2 offers",
+        ),
+        (
+            "  budget: 3 GiB\nami:",
+            "  budget: 3 GiB\n  placement: root\nami:\n  volume: {initialize: 300 MiB/s}",
+            "11:12: it is for a models volume, and models.placement is root",
+        ),
+        ("verify: {", "verify: {instances: 5, ", "18:21: expected 4 or less"),
         ("{models: /workspace/models}", "{/models: /w}", "14:12: expected a path below the folder it belongs to"),
         ("  budget: 500 MB", "  budget: 500 MB\n  uid: 0", "18:8: expected 1 or more, found 0"),
         ("  budget: 500 MB", "  budget: 500 MB\n  uid: 010001", "18:8: expected a whole number, found '010001'"),
@@ -206,7 +251,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         (
             "verify: {imports: [lib]}",
             "verify: yes",
-            "18:9: expected a mapping with the keys instance_type, imports, run, within, found 'yes'",
+            "18:9: expected a mapping with the keys instance_type, instances, gpu, imports, run, within, found 'yes'",
         ),
         ("  dev:", "  Dev:", "20:3: expected 2 to 63 lower-case letters"),
         (

@@ -97,3 +97,34 @@ def test_download_checks_the_content_and_leaves_nothing_half_written(source, tmp
     with pytest.raises(SourceError, match="not what the lock says"):
         sources.download(source, file, tmp_path / "cache/c")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["b"]
+
+
+LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:{}\nsize 12345\n".format("0" * 64)
+
+
+@pytest.mark.parametrize(
+    ("content", "tool"),
+    [
+        (LFS, "git-lfs"),
+        (LFS.replace("git-lfs", "hawser"), "git-lfs"),
+        ("/annex/objects/SHA256E-s31390--f50d7ac4.bin\n", "git-annex"),
+    ],
+)
+@pytest.mark.parametrize("uri", ["weights/b.bin", "weights/"])
+def test_what_stands_for_a_model_is_not_taken_for_it(source, tmp_path, content, tool, uri):
+    (tmp_path / "weights/b.bin").write_text(content)
+    with pytest.raises(SourceError, match=f"weights/b.bin is a pointer of {tool}") as caught:
+        source.find(entry("x/" if uri.endswith("/") else "x", uri))
+    assert "git" in caught.value.hint
+
+
+def test_a_large_file_that_begins_like_a_pointer_is_a_file(source, tmp_path):
+    (tmp_path / "weights/b.bin").write_text(LFS + "x" * 1024)
+    assert source.find(entry("x", "weights/b.bin"))
+
+
+def test_a_link_of_git_annex_to_nothing_is_told(source, tmp_path):
+    (tmp_path / "weights/c.bin").symlink_to("../.git/annex/objects/X1/9q/SHA256E-s3--0.bin/SHA256E-s3--0.bin")
+    with pytest.raises(SourceError, match=r"weights/c\.bin is a link of git-annex") as caught:
+        source.find(entry("x", "weights/c.bin"))
+    assert caught.value.hint == "git annex get weights/c.bin"

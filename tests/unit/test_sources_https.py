@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
 import hashlib
-import ipaddress
-import ssl
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from email.utils import formatdate
+from http.server import BaseHTTPRequestHandler
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
+from splitbake.lock import LockedFile
 from splitbake.manifest import Environment, ModelFile
 from splitbake.sources import Found
 from splitbake.sources.https import HttpsSource
 
 CLOUD = Cloud("dev", Environment(account="123456789012", region="eu-west-1"))
 CONTENT = b"weights" * 1000
+NOW = 1_800_000_000
+#: Path -> where it leads.
+LEADS = {
+    "/latest": "/file",
+    "/signed": "/file?X-Amz-Signature=secret",
+    "/downgraded": "http://127.0.0.1:9/file?signature=secret",
+}
+#: Path -> its Last-Modified, in seconds before the time of the answer.
+AGES = {"/old": 3600, "/fresh": 1, "/future": -3600}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -38,74 +41,41 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(body=False)
 
     def _answer(self, *, body: bool) -> None:
-        if self.path in {"/moved", "/downgraded"}:
-            target = "/file" if self.path == "/moved" else "http://127.0.0.1:9/file"
+        path = self.path.partition("?")[0]
+        if path in LEADS:
             self.send_response(302)
-            self.send_header("Location", target)
+            self.send_header("Location", LEADS[path])
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        if self.path in {"/gone", "/forbidden", "/broken"}:
-            self.send_error({"/gone": 404, "/forbidden": 403, "/broken": 500}[self.path])
+        if path in {"/gone", "/forbidden", "/broken"}:
+            self.send_error({"/gone": 404, "/forbidden": 403, "/broken": 500}[path])
             return
         self.send_response(200)
-        if self.path != "/unknown-length":
-            self.send_header("Content-Length", str(len(CONTENT) + (5 if self.path == "/short" else 0)))
-        self.send_header("ETag", 'W/"weak"' if self.path == "/weak" else '"tag-1"')
+        if path != "/unknown-length":
+            self.send_header("Content-Length", str(len(CONTENT) + (5 if path == "/short" else 0)))
+        if path in AGES:
+            self.send_header("Last-Modified", formatdate(NOW - AGES[path], usegmt=True))
+        else:
+            self.send_header("ETag", 'W/"weak"' if path == "/weak" else '"tag-1"')
         self.end_headers()
         if body:
             self.wfile.write(CONTENT)
+
+    def date_time_string(self, timestamp: float | None = None) -> str:
+        return formatdate(NOW, usegmt=True)
 
     def log_message(self, *_: object) -> None:
         """Stay silent."""
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory):
-    """A certificate for 127.0.0.1 that is its own authority."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "test")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    folder = tmp_path_factory.mktemp("tls")
-    (folder / "cert.pem").write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (folder / "key.pem").write_bytes(private)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def server(certificate):
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
-    running = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    running.socket = context.wrap_socket(running.socket, server_side=True)
-    thread = threading.Thread(target=running.serve_forever, args=(0.05,))
-    thread.start()
-    yield f"https://127.0.0.1:{running.server_port}"
-    running.shutdown()
-    thread.join()
-    running.server_close()
+@pytest.fixture
+def server(serve) -> str:
+    return serve(Handler)
 
 
 @pytest.fixture
-def source(certificate, monkeypatch, tmp_path) -> HttpsSource:
-    for name in ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "cert.pem"))
+def source(server, tmp_path) -> HttpsSource:
     return HttpsSource(CLOUD, tmp_path)
 
 
@@ -126,7 +96,7 @@ def read(source: HttpsSource, found: Found) -> str:
     ("path", "size", "etag"),
     [
         ("/file", 7000, "tag-1"),
-        ("/moved", 7000, "tag-1"),
+        ("/latest", 7000, "tag-1"),
         ("/no-head", 7000, "tag-1"),
         ("/unknown-length", None, "tag-1"),
         ("/weak", 7000, None),
@@ -134,8 +104,37 @@ def read(source: HttpsSource, found: Found) -> str:
 )
 def test_a_file_is_found_and_read(source, server, path, size, etag):
     found = find(source, server + path)
-    assert (found.size, found.etag) == (size, etag)
+    assert (found.source, found.size, found.etag, found.modified) == (server + path, size, etag, None)
     assert read(source, found) == hashlib.sha256(CONTENT).hexdigest()
+
+
+@pytest.mark.parametrize(("path", "proof"), [("/old", True), ("/fresh", False), ("/future", False)])
+def test_without_entity_tag_a_time_of_change_counts_if_it_is_old_enough(source, server, path, proof):
+    found = find(source, server + path)
+    assert found.modified == (formatdate(NOW - 3600, usegmt=True) if proof else None)
+    assert read(source, found) == hashlib.sha256(CONTENT).hexdigest()
+
+
+def locked(found: Found) -> LockedFile:
+    return LockedFile(path="m", source=found.source, size=7000, sha256="0" * 64, resolved=found.resolved)
+
+
+def test_where_redirects_lead_is_kept_and_read(source, server, monkeypatch):
+    found = find(source, server + "/latest")
+    assert found.resolved == server + "/file"
+    assert find(source, server + "/file").resolved is None
+    assert source.url(locked(found)) == server + "/file"
+    monkeypatch.setitem(LEADS, "/latest", "/gone")
+    assert read(source, found) == hashlib.sha256(CONTENT).hexdigest()
+    with pytest.raises(SourceError, match="/latest does not exist"):
+        find(source, server + "/latest")
+
+
+def test_a_signed_address_is_never_kept(source, server):
+    found = find(source, server + "/signed")
+    assert found.resolved is None
+    assert "secret" not in repr(found)
+    assert source.url(locked(found)) == server + "/signed"
 
 
 @pytest.mark.parametrize(
@@ -151,6 +150,7 @@ def test_answers_that_are_no_file_are_told(source, server, path, expected):
     with pytest.raises(SourceError, match=expected) as caught:
         find(source, server + path)
     assert caught.value.hint
+    assert "secret" not in caught.value.message
 
 
 def test_an_answer_that_breaks_off_is_told(source, server):
@@ -158,14 +158,17 @@ def test_an_answer_that_breaks_off_is_told(source, server):
         read(source, find(source, server + "/short"))
 
 
-def test_a_file_that_was_replaced_meanwhile_is_told(source, server):
+@pytest.mark.parametrize(
+    ("path", "sign"),
+    [("/file", {"etag": "tag-0"}), ("/old", {"modified": "Thu, 01 Jan 1970 00:00:00 GMT"}), ("/weak", {"etag": "x"})],
+)
+def test_a_file_that_was_replaced_meanwhile_is_told(source, server, path, sign):
     with pytest.raises(SourceError, match="was replaced"):
-        read(source, Found("m", server + "/file", 7000, "tag-0"))
+        read(source, Found("m", server + path, 7000, **sign))
 
 
 def test_a_server_that_nobody_vouches_for_is_refused(source, server, monkeypatch, tmp_path):
-    monkeypatch.delenv("SSL_CERT_FILE")
-    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(SourceError, match="is not trusted"):
         find(HttpsSource(CLOUD, tmp_path), server + "/file")

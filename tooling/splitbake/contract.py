@@ -8,6 +8,7 @@ compares the two on the host (``generate/scripts/entry.sh``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Final
 
 from pydantic import Field
@@ -27,6 +28,8 @@ OFFER_FILE: Final = "contract"
 IN_IMAGE: Final = "/opt/splitbake"
 ENTRY: Final = f"{IN_IMAGE}/entry"
 NEEDS: Final = f"{IN_IMAGE}/needs"
+#: In ``FOLDER`` of a runtime: the digest of what is installed there.
+RUNTIME_FILE: Final = "runtime"
 #: Where a container sees ``FOLDER`` of its host.
 HOST: Final = f"{IN_IMAGE}/host"
 #: What the entry check leaves with when it refuses its host (``EX_CONFIG`` of sysexits.h): another host may do.
@@ -36,6 +39,21 @@ REFUSED: Final = 78
 _PLATFORMS: Final = {"x86_64": "linux/amd64", "arm64": "linux/arm64"}
 
 
+class OfferedRuntime(Spec):
+    """The Python packages that an AMI carries for its images."""
+
+    abi: Text = Field(description="for which Python and platform: cp311-x86_64-manylinux_2_28")
+    root: AbsolutePath = Field(description="runtime.root")
+    digest: Text = Field(description="of all its wheels")
+
+
+class NeededRuntime(Spec):
+    """The Python packages that an image expects on its host; which versions they have is no part of the contract."""
+
+    abi: Text = Field(description="for which Python and platform")
+    root: AbsolutePath = Field(description="where the image looks for it, and where the host has it")
+
+
 class Offer(Spec):
     """What an AMI offers to the images that run on it."""
 
@@ -43,6 +61,7 @@ class Offer(Spec):
     root: AbsolutePath = Field(description="models.root")
     architecture: Text = Field(description="as EC2 names it: x86_64 or arm64")
     files: dict[RelativePath, Sha256] = Field(description="path below the root -> digest")
+    runtime: OfferedRuntime | None = None
 
 
 class Need(Spec):
@@ -56,6 +75,7 @@ class Need(Spec):
     mounts: dict[RelativePath, AbsolutePath] = Field(
         description="folder below models.root: where the code of this image looks for it"
     )
+    runtime: NeededRuntime | None = None
 
 
 def offer(manifest: Manifest, lock: Lock) -> Offer:
@@ -65,6 +85,7 @@ def offer(manifest: Manifest, lock: Lock) -> Offer:
         root=manifest.models.root,
         architecture=lock.base_ami.architecture,
         files={file.path: file.sha256 for file in lock.files},
+        runtime=_offered_runtime(manifest, lock),
     )
 
 
@@ -75,7 +96,20 @@ def need(manifest: Manifest, lock: Lock) -> Need:
         architecture=lock.base_ami.architecture,
         paths=tuple(needed_paths(manifest.image)),
         mounts=manifest.image.mounts,
+        runtime=_needed_runtime(manifest, lock),
     )
+
+
+def _offered_runtime(manifest: Manifest, lock: Lock) -> OfferedRuntime | None:
+    if manifest.runtime is None or lock.runtime is None:
+        return None
+    return OfferedRuntime(abi=lock.runtime.abi, root=manifest.runtime.root, digest=lock.runtime.digest)
+
+
+def _needed_runtime(manifest: Manifest, lock: Lock) -> NeededRuntime | None:
+    if manifest.runtime is None or lock.runtime is None:
+        return None
+    return NeededRuntime(abi=lock.runtime.abi, root=manifest.runtime.root)
 
 
 def needed_paths(image: Image) -> list[str]:
@@ -93,9 +127,22 @@ def _misfits(need: Need, offer: Offer) -> Iterator[str]:
         yield f"the image is for contract {need.version}, the AMI offers {offer.version}"
     if need.architecture != offer.architecture:
         yield f"the image is for {need.architecture}, the AMI is {offer.architecture}"
+    yield from _runtime_misfits(need.runtime, offer.runtime)
     for path in need.paths:
         if not is_met(path, offer.files):
             yield f"the image needs {path}, the AMI does not have it"
+
+
+def _runtime_misfits(need: NeededRuntime | None, offer: OfferedRuntime | None) -> Iterator[str]:
+    if need is None:
+        return
+    if offer is None:
+        yield f"the image needs the runtime {need.abi}, the AMI has none"
+        return
+    if need.abi != offer.abi:
+        yield f"the image is for the runtime {need.abi}, the AMI has {offer.abi}"
+    if need.root != offer.root:
+        yield f"the image looks for the runtime in {need.root}, the AMI has it in {offer.root}"
 
 
 def is_met(need: str, files: Mapping[str, object]) -> bool:
@@ -119,15 +166,17 @@ def insist(manifest: Manifest, lock: Lock) -> None:
 
 def offer_text(manifest: Manifest, lock: Lock) -> str:
     """Return the file that the AMI has at ``models.root/.splitbake/contract``: lines of fields between tabs."""
+    runtime = [("runtime", each.abi)] if (each := _offered_runtime(manifest, lock)) else []
     files = (("file", file.size, file.path) for file in lock.files)
-    return _lines(("contract", manifest.contract), ("architecture", lock.base_ami.architecture), *files)
+    return _lines(("contract", manifest.contract), ("architecture", lock.base_ami.architecture), *runtime, *files)
 
 
 def need_text(manifest: Manifest, lock: Lock) -> str:
     """Return the data of the entry check: lines of fields between tabs; every place where a need is seen has one."""
     image = manifest.image
+    runtime = [("runtime", each.abi, each.root)] if (each := _needed_runtime(manifest, lock)) else []
     seen = (("need", path, place) for path in needed_paths(image) for place in places(path, image.mounts))
-    return _lines(("contract", manifest.contract), ("architecture", lock.base_ami.architecture), *seen)
+    return _lines(("contract", manifest.contract), ("architecture", lock.base_ami.architecture), *runtime, *seen)
 
 
 def places(need: str, mounts: Mapping[str, str]) -> list[str]:
@@ -152,6 +201,14 @@ def platform(lock: Lock) -> str:
             hint="choose another ami.base",
         )
     return _PLATFORMS[architecture]
+
+
+def beside_ours(path: str) -> str:
+    """Return ``path`` of a container, unless it would hide splitbake's own files or lie among them (ValueError)."""
+    ours, theirs = PurePosixPath(IN_IMAGE), PurePosixPath(path)
+    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
+        raise ValueError(f"expected a path beside {IN_IMAGE}, which is splitbake's own")
+    return path
 
 
 def _folder(path: str) -> str:

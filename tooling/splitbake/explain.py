@@ -14,7 +14,7 @@ from splitbake.inputs import TEXTS, Inputs
 from splitbake.units import counted
 
 #: So many files of a kind are told one by one; more are counted by folder.
-_FEW = {"file": 1, "model": 3, "script": 3}
+_FEW = {"file": 1, "model": 3, "script": 3, "wheel": 5}
 #: Characters of a value that are shown.
 _LONGEST = 60
 #: Lines of a Dockerfile or a template that are shown; the rest is counted.

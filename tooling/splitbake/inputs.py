@@ -30,7 +30,7 @@ class Inputs:
         half: which one.
         values: name -> plain data (JSON).
         files: ``kind/path`` -> what is in it, as SHA-256, after its mode where that matters. Kinds: ``file`` (of the
-            build context), ``model``, ``script`` (that provisions the AMI, or comes with the image).
+            build context), ``model``, ``script`` (that provisions the AMI, or comes with the image), ``wheel``.
     """
 
     half: Half

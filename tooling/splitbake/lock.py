@@ -6,20 +6,28 @@ Resolving (the only part that talks to the outside) is in ``splitbake.resolve``.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal, get_args
 
 from pydantic import Field, ValidationError
 
 from splitbake import files
+from splitbake import runtime as runtimes
 from splitbake.errors import LockError
-from splitbake.manifest import BaseByName, BaseBySsm, Manifest
+from splitbake.manifest import Manifest
+from splitbake.manifest.ami import BaseByName, BaseBySsm
+from splitbake.runtime import LockedRuntime
 from splitbake.spec import AbsolutePath, RelativePath, Sha256, Spec, Text
 
 FILE_NAME = "splitbake.lock"
+
+#: What can be locked anew by itself: the base AMI and the base image, or the models.
+Part = Literal["base", "models", "runtime"]
+PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _RELOCK = "run splitbake lock"
 
@@ -31,7 +39,11 @@ class LockedFile(Spec):
     source: Text
     size: int = Field(ge=0, description="bytes")
     sha256: Sha256
-    etag: Text | None = Field(default=None, description="of the object when it was hashed; spares hashing it again")
+    etag: Text | None = Field(default=None, description="its entity tag then, or git's name of its content")
+    modified: Text | None = Field(default=None, description="its time of change then, where it has no entity tag")
+    version: Text | None = Field(default=None, description="its version in a bucket that keeps versions: it is read")
+    resolved: Text | None = Field(default=None, description="where redirects from source led: it is read there")
+    checksum: Text | None = Field(default=None, description="what its source keeps besides; equal for equal content")
 
 
 class LockedModels(Spec):
@@ -54,6 +66,7 @@ class LockedBaseAmi(Spec):
     region: Text
     root_device: Text
     root_size: int = Field(ge=1, description="bytes of the base's root snapshot; no volume may be smaller")
+    deprecated: Text | None = Field(default=None, description="when its owner gives it up, ISO 8601; None: not told")
 
 
 class LockedBaseImage(Spec):
@@ -70,6 +83,7 @@ class Lock(Spec):
     base_ami: LockedBaseAmi
     base_image: LockedBaseImage
     models: tuple[LockedModels, ...] = Field(strict=False)
+    runtime: LockedRuntime | None = None
 
     @property
     def files(self) -> list[LockedFile]:
@@ -139,71 +153,46 @@ def read_for(manifest: Manifest, path: Path) -> Lock:
         LockError: it is missing, damaged, or the manifest asks for something else by now.
     """
     lock = read(path)
-    changes = list(mismatches(manifest, lock))
+    changes = list(mismatches(manifest, lock, path.parent))
     if changes:
         lines = "\n".join(f"  {change}" for change in changes)
         raise LockError(f"{path} does not belong to the manifest any more:\n{lines}", hint=_RELOCK)
     return lock
 
 
-def mismatches(manifest: Manifest, lock: Lock) -> Iterator[str]:
-    """Yield what the manifest asks for and the lock does not answer."""
-    if lock.base_ami.request != base_request(manifest):
-        yield f"ami.base is {base_request(manifest)}, locked is {lock.base_ami.request}"
-    if lock.base_image.request != manifest.image.base:
-        yield f"image.base is {manifest.image.base}, locked is {lock.base_image.request}"
+def mismatches(manifest: Manifest, lock: Lock, root: Path, parts: Collection[Part] = PARTS) -> Iterator[str]:
+    """Yield what the manifest of the project in ``root`` asks for and these parts of the lock do not answer."""
+    if "base" in parts:
+        if lock.base_ami.request != base_request(manifest):
+            yield f"ami.base is {base_request(manifest)}, locked is {lock.base_ami.request}"
+        if lock.base_image.request != manifest.image.base:
+            yield f"image.base is {manifest.image.base}, locked is {lock.base_image.request}"
+    if "models" in parts:
+        yield from _model_mismatches(manifest, lock)
+    if "runtime" in parts:
+        yield from _runtime_mismatches(manifest, lock, root)
+
+
+def _model_mismatches(manifest: Manifest, lock: Lock) -> Iterator[str]:
     wanted = {(entry.path, entry.source): entry for entry in manifest.models.files}
     locked = {(entry.path, entry.source): entry for entry in lock.models}
-    for path, source in wanted.keys() - locked.keys():
+    for path, source in sorted(wanted.keys() - locked.keys()):
         yield f"{path} from {source} is not locked"
-    for path, source in locked.keys() - wanted.keys():
+    for path, source in sorted(locked.keys() - wanted.keys()):
         yield f"{path} from {source} is locked, but the manifest does not name it"
-    for key in wanted.keys() & locked.keys():
+    for key in sorted(wanted.keys() & locked.keys()):
         pinned = wanted[key].sha256
         found = [file.sha256 for file in locked[key].files]
         if pinned and found != [pinned]:
             yield f"{key[0]} must have sha256 {pinned}, locked is {', '.join(found)}"
 
 
-def differences(old: Lock | None, new: Lock) -> list[str]:
-    """Say in words what moved from ``old`` (None: there was none) to ``new``; empty where nothing did."""
-    if old is None:
-        models = [f"model new: {file.path}" for file in new.files]
-        return [f"base AMI: {_ami(new)}", f"base image: {_image(new)}", *models]
-    moved: list[str] = []
-    if old.base_ami != new.base_ami:
-        moved.append(f"base AMI: {_ami(old)} -> {_ami(new)}")
-    if old.base_image != new.base_image:
-        moved.append(f"base image: {_image(old)} -> {_image(new)}")
-    before = {file.path: file for file in old.files}
-    after = {file.path: file for file in new.files}
-    moved += [f"model gone: {path}" for path in sorted(before.keys() - after.keys())]
-    moved += [f"model new: {path}" for path in sorted(after.keys() - before.keys())]
-    moved += [
-        f"model {how}: {path}"
-        for path in sorted(before.keys() & after.keys())
-        if (how := _change(before[path], after[path]))
-    ]
-    if not moved and old != new:
-        moved.append("models.files is divided into other entries; the files are the same")
-    return moved
-
-
-def _change(before: LockedFile, after: LockedFile) -> str:
-    if before.sha256 != after.sha256:
-        return f"changed (sha256 {before.sha256[:12]} -> {after.sha256[:12]}, {before.size} -> {after.size} bytes)"
-    if before.source != after.source:
-        return f"comes from elsewhere with equal content ({before.source} -> {after.source})"
-    return "" if before == after else "was written anew with equal content (another entity tag)"
-
-
-def _ami(lock: Lock) -> str:
-    base = lock.base_ami
-    return f"{base.id} ({base.name}, {base.region}, from {base.request})"
-
-
-def _image(lock: Lock) -> str:
-    return f"{lock.base_image.digest} ({lock.base_image.request})"
+def _runtime_mismatches(manifest: Manifest, lock: Lock, root: Path) -> Iterator[str]:
+    requirements = None
+    if manifest.runtime:
+        with contextlib.suppress(OSError):  # told as a file that cannot be read
+            requirements = (root / manifest.runtime.requirements).read_bytes()
+    yield from runtimes.mismatches(manifest, requirements, lock.runtime, lock.base_ami.architecture)
 
 
 def models_root_path(manifest: Manifest, file: LockedFile) -> AbsolutePath:

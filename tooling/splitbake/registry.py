@@ -23,6 +23,7 @@ MODEL_SOURCES: Final[Mapping[str, str]] = {
     "": "splitbake.sources.file:FileSource",
     "s3": "splitbake.sources.s3:S3Source",
     "https": "splitbake.sources.https:HttpsSource",
+    "hf": "splitbake.sources.hub:HubSource",
 }
 
 #: ``image.builder`` -> what builds and pushes the image.

@@ -3,92 +3,105 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import hashlib
-import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from pydantic import ValidationError
 
+from splitbake import lock as locks
 from splitbake import registry, sources
 from splitbake.cloud import Cloud
 from splitbake.errors import LockError, SourceError
-from splitbake.lock import Lock, LockedBaseImage, LockedFile, LockedModels
-from splitbake.manifest import Manifest
+from splitbake.lock import PARTS, Lock, LockedBaseAmi, LockedBaseImage, LockedFile, LockedModels, Part
+from splitbake.manifest import Manifest, ModelFile
 from splitbake.project import Project
-from splitbake.sources import CHUNK, Found, Source
+from splitbake.runtime import LockedRuntime
+from splitbake.sources import Found
+from splitbake.sources.contents import Content, Way, contents
 from splitbake.sources.file import FileSource
 from splitbake.ui import Say, silent
 from splitbake.units import format_size
-
-#: Files that are read at once. More streams than this fill no line faster.
-_THREADS = 8
 
 #: How many of the biggest files a broken budget names.
 _BIGGEST = 5
 
 
-def resolve(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> Lock:
+@dataclass(frozen=True)
+class Models:
+    """The entries of ``models.files`` by path, and for each file how its digest is known (path -> way)."""
+
+    entries: tuple[LockedModels, ...]
+    ways: Mapping[str, Way]
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A lock, and for each model that was looked at for it how its digest is known (path -> way)."""
+
+    lock: Lock
+    ways: Mapping[str, Way]
+
+
+def resolve(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> Resolved:
     """Return the lock that answers the project's manifest now.
 
     Args:
         project: whose manifest is resolved.
         cloud: AWS as the chosen environment sees it.
         previous: an earlier lock; spares hashing files that provably have not changed.
-        say: takes each file that is being read.
+        say: takes the progress.
 
     Raises:
         SourceError: something is not there, or is not what it must be.
         LockError: the files together break the budget, or want one path.
         CloudError: AWS could not be asked.
     """
-    manifest = project.manifest
     models = resolve_models(project, cloud, previous, say)
-    _check_budget(manifest, models)
-    from splitbake.sources import base_ami, base_image
-
-    say("base AMI")
-    ami = base_ami.resolve(cloud, manifest)
-    say("base image")
-    image = LockedBaseImage(request=manifest.image.base, digest=base_image.resolve_base(cloud, manifest.image.base))
-    return Lock(base_ami=ami, base_image=image, models=models)
+    _check_budget(project.manifest, models.entries)
+    ami, image = _resolve_bases(project.manifest, cloud, say)
+    runtime = _resolve_runtime(project, ami, say)
+    return Resolved(Lock(base_ami=ami, base_image=image, models=models.entries, runtime=runtime), models.ways)
 
 
-def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> tuple[LockedModels, ...]:
-    """Return every entry of ``models.files`` with the size and SHA-256 of each file, by path."""
-    entries = project.manifest.models.files
-    known: dict[str, LockedFile] = {file.source: file for file in previous.files} if previous else {}
+def update(project: Project, cloud: Cloud, previous: Lock, parts: Collection[Part], say: Say) -> Resolved:
+    """Return ``previous`` with only ``parts`` of it resolved anew; otherwise like ``resolve``.
+
+    Raises:
+        LockError: besides, the manifest has changed in what is to stay.
+    """
+    manifest = project.manifest
+    stale = list(locks.mismatches(manifest, previous, project.root, set(PARTS) - set(parts)))
+    if stale:
+        lines = "\n".join(f"  {line}" for line in stale)
+        raise LockError(
+            f"what is to stay in the lock does not belong to the manifest any more:\n{lines}",
+            hint="update that part as well, or run splitbake lock",
+        )
+    models = resolve_models(project, cloud, previous, say) if "models" in parts else Models(previous.models, {})
+    _check_budget(manifest, models.entries)
+    moved: dict[str, object] = {"models": models.entries}
+    if "base" in parts:
+        moved["base_ami"], moved["base_image"] = _resolve_bases(manifest, cloud, say)
+    if "runtime" in parts:
+        moved["runtime"] = _resolve_runtime(project, previous.model_copy(update=moved).base_ami, say)
+    return Resolved(previous.model_copy(update=moved), models.ways)
+
+
+def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> Models:
+    """Return every entry of ``models.files`` with the size and SHA-256 of each file."""
     source_of = sources.opener(cloud, project.root)
-    found = [
-        (entry, source_of(entry.source), source_of(entry.source).find(entry))
-        for entry in sorted(entries, key=lambda entry: entry.path)
-    ]
-    _check_paths(file.path for _, _, files in found for file in files)
-    in_project = [file for _, source, files in found if isinstance(source, FileSource) for file in files]
-    local = FileSource(cloud, project.root).contents(in_project, say)
-    stopped = threading.Event()
-    lock_file = functools.partial(_lock_file, known=known, local=local, stopped=stopped, say=say)
-    with ThreadPoolExecutor(_THREADS) as pool:
-        jobs = [
-            (entry, [pool.submit(lock_file, source, file, entry.sha256) for file in files])
-            for entry, source, files in found
-        ]
-        try:
-            return tuple(
-                LockedModels(
-                    path=entry.path,
-                    source=entry.source,
-                    files=tuple(sorted((job.result() for job in files), key=lambda file: file.path)),
-                )
-                for entry, files in jobs
-            )
-        except BaseException:
-            stopped.set()  # or the end of the block would wait for gigabytes
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    entries = sorted(project.manifest.models.files, key=lambda entry: entry.path)
+    found = [(entry, file) for entry in entries for file in source_of(entry.source).find(entry)]
+    _check_paths(file.path for _, file in found)
+    known = {file.source: file for file in previous.files} if previous else {}
+    learnt = contents([(source_of(file.source), file) for _, file in found], known, say)
+    locked: dict[str, list[LockedFile]] = {entry.path: [] for entry in entries}
+    for (entry, file), content in zip(found, learnt, strict=True):
+        locked[entry.path].append(_locked(entry, file, content))
+    ways = {file.path: content.way for (_, file), content in zip(found, learnt, strict=True)}
+    return Models(tuple(_entry(entry, locked[entry.path]) for entry in entries), ways)
 
 
 def changed_models(project: Project) -> list[str]:
@@ -113,50 +126,50 @@ def changed_models(project: Project) -> list[str]:
     return sorted(path for path in locked.keys() | present.keys() if locked.get(path) != present.get(path))
 
 
-def _lock_file(
-    source: Source,
-    file: Found,
-    pinned: str | None,
-    *,
-    known: Mapping[str, LockedFile],
-    local: Mapping[str, tuple[int, str]],
-    stopped: threading.Event,
-    say: Say,
-) -> LockedFile:
-    old = known.get(file.source)
-    if file.source in local:
-        size, sha256 = local[file.source]
-    elif old and file.etag and (old.etag, old.size) == (file.etag, file.size):
-        size, sha256 = old.size, old.sha256
-    else:
-        say(file.source)
-        size, sha256 = _hash(source, file, stopped)
-    if file.size not in {None, size}:
+def _resolve_bases(manifest: Manifest, cloud: Cloud, say: Say) -> tuple[LockedBaseAmi, LockedBaseImage]:
+    from splitbake.sources import base_ami, base_image
+
+    say("base AMI")
+    ami = base_ami.resolve(cloud, manifest)
+    say("base image")
+    return ami, LockedBaseImage(request=manifest.image.base, digest=base_image.resolve_base(cloud, manifest.image.base))
+
+
+def _resolve_runtime(project: Project, base: LockedBaseAmi, say: Say) -> LockedRuntime | None:
+    from splitbake.sources import wheels
+
+    runtime = project.manifest.runtime
+    return wheels.resolve(runtime, project.root, base.architecture, say) if runtime else None
+
+
+def _entry(entry: ModelFile, files: Iterable[LockedFile]) -> LockedModels:
+    by_path = tuple(sorted(files, key=lambda file: file.path))
+    return LockedModels(path=entry.path, source=entry.source, files=by_path)
+
+
+def _locked(entry: ModelFile, file: Found, content: Content) -> LockedFile:
+    if entry.sha256 not in {None, content.sha256}:
         raise SourceError(
-            f"{file.source} should have {file.size} bytes, but {size} came",
-            hint="was it replaced just now, or did the connection break off? run splitbake lock again",
-        )
-    if pinned not in {None, sha256}:
-        raise SourceError(
-            f"{file.source} has the wrong checksum: sha256 {sha256}, the manifest insists on {pinned}",
+            f"{file.source} has the wrong checksum: sha256 {content.sha256}, the manifest insists on {entry.sha256}",
             hint="correct sha256 in models.files if the new content is meant; if not, do not use this file",
         )
     try:
-        return LockedFile(path=file.path, source=file.source, size=size, sha256=sha256, etag=file.etag)
+        return LockedFile(
+            path=file.path,
+            source=file.source,
+            size=content.size,
+            sha256=content.sha256,
+            etag=file.etag,
+            modified=file.modified,
+            version=file.version,
+            resolved=file.resolved,
+            checksum=file.checksum,
+        )
     except ValidationError as problem:
         reasons = "; ".join(error["msg"].removeprefix("Value error, ") for error in problem.errors())
         raise SourceError(
             f"{file.source!r} cannot be a model file: {reasons}", hint="rename it at its source"
         ) from problem
-
-
-def _hash(source: Source, file: Found, stopped: threading.Event) -> tuple[int, str]:
-    digest, size = hashlib.sha256(), 0
-    with source.open(file) as stream:
-        while not stopped.is_set() and (chunk := stream.read(CHUNK)):
-            digest.update(chunk)
-            size += len(chunk)
-    return size, digest.hexdigest()
 
 
 def _check_paths(paths: Iterable[str]) -> None:

@@ -112,6 +112,12 @@ def _absolute(value: str) -> str:
     return value
 
 
+# The grammar of github.com/distribution/reference, without digests: those are the lock's business.
+_IMAGE_PART = "[a-z0-9]+(?:(?:[.]|_|__|-+)[a-z0-9]+)*"
+IMAGE_HOST = "(?:localhost|[A-Za-z0-9-]+(?:[.][A-Za-z0-9-]+)+|[A-Za-z0-9.-]+(?=:[0-9]))(?::[0-9]+)?"
+IMAGE_NAME = f"{_IMAGE_PART}(?:/{_IMAGE_PART})*"
+IMAGE_TAG = "[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}"
+
 # A pattern for editors: no part of the path is empty, "." or "..".
 _PART = r"(?!\.{1,2}(?:/|$))[^/\x00-\x1f\x7f]+"
 
@@ -130,6 +136,14 @@ InstanceType = Annotated[str, matching("[a-z][a-z0-9-]*[.][a-z0-9-]+", "an EC2 i
 Repository = Annotated[
     str,
     matching("[a-z0-9]+([._/-][a-z0-9]+)*", "an ECR repository, in lower case and without registry", "team/processor"),
+]
+ImageReference = Annotated[
+    str,
+    matching(
+        f"(?:ecr://|(?:{IMAGE_HOST}/)?){IMAGE_NAME}(?::{IMAGE_TAG})?",
+        "the name of an image as Docker takes it, or ecr://repository:tag, without a digest, which the lock adds",
+        "python:3.11-slim",
+    ),
 ]
 Module = Annotated[
     str,

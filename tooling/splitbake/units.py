@@ -18,11 +18,13 @@ _BYTES: Final[dict[str, int]] = {
     **{unit: 1024**power for power, unit in enumerate(("KiB", "MiB", "GiB", "TiB"), start=1)},
 }
 _SECONDS: Final[dict[str, int]] = {"s": 1, "min": 60, "h": 3600}
+_DAYS: Final[dict[str, int]] = {"days": 1}
 
 _NUMBER = r"(?P<number>\d{1,15}(?:\.\d{1,6})?)"
 _SIZE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})", re.ASCII)
 _RATE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_BYTES)})/s", re.ASCII)
 _DURATION = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_SECONDS)})", re.ASCII)
+_AGE = re.compile(rf"{_NUMBER} ?(?P<unit>{'|'.join(_DAYS)})", re.ASCII)
 
 
 def _parse(text: Any, pattern: re.Pattern[str], factors: dict[str, int], example: str) -> int:
@@ -57,6 +59,11 @@ def parse_duration(text: Any) -> int:
     return _parse(text, _DURATION, _SECONDS, "90 s or 3 min")
 
 
+def parse_age(text: Any) -> int:
+    """Return the days in ``text`` (``"180 days"`` -> 180); ValueError where it has no known unit."""
+    return _parse(text, _AGE, _DAYS, "180 days")
+
+
 def format_size(size: float) -> str:
     """Return ``size`` bytes as people read it, decimal as on a registry's bill: ``312.4 MB``."""
     for unit in ("B", "kB", "MB", "GB"):
@@ -86,3 +93,4 @@ def _quantity(parse: Any, pattern: re.Pattern[str], example: str) -> Any:
 Size = _quantity(parse_size, _SIZE, "500 MB")
 Rate = _quantity(parse_rate, _RATE, "125 MiB/s")
 Duration = _quantity(parse_duration, _DURATION, "3 min")
+Age = _quantity(parse_age, _AGE, "180 days")

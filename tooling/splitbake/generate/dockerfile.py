@@ -49,6 +49,20 @@ RUN --mount=type=cache,target=/root/.cache/pip \\
 """
 
 
+#: A .pth file, so that what the runtime itself brings as .pth is read as well; PYTHONPATH does not do that.
+_RUNTIME = (
+    "# The runtime of the host, reached from this Python and refused by any other. Some bases start as another user.",
+    "# hadolint ignore=DL3002",
+    "USER 0",
+)
+_REACH = (
+    "import pathlib, sys, sysconfig; root, wanted = sys.argv[1:]; found = '%d.%d' % sys.version_info[:2]; "
+    "found == wanted or sys.exit(f'splitbake: this image has Python {found}, runtime.python is {wanted}'); "
+    "pathlib.Path(sysconfig.get_path('purelib'), 'splitbake-runtime.pth').write_text("
+    "f'import site; site.addsitedir({root!r})\\n', encoding='utf-8')"
+)
+
+
 @dataclass(frozen=True)
 class Copy:
     """One ``COPY`` of the final stage.
@@ -136,7 +150,10 @@ def _dockerfile(manifest: Manifest, lock: Lock) -> str:
     if image.requirements:
         copy = _exec([_copy_source(image.requirements), "/requirements.txt"])
         lines.append(_DEPENDENCIES.format(copy=copy, site=SITE))
-    lines += ["FROM base", *_environment(image), f"WORKDIR {_quoted(image.workdir)}"]
+    lines += ["FROM base", *_environment(image)]
+    if manifest.runtime:
+        lines += [*_RUNTIME, f"RUN {_exec(['python3', '-c', _REACH, manifest.runtime.root, manifest.runtime.python])}"]
+    lines.append(f"WORKDIR {_quoted(image.workdir)}")
     if image.requirements:
         lines.append(f"COPY --from=dependencies {_exec([SITE, SITE])}")
     lines.append(f"COPY {_exec([f'{contract.FOLDER}/', f'{contract.IN_IMAGE}/'])}")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import operator
-import re
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -19,12 +18,15 @@ from pydantic import AfterValidator, Discriminator, Field
 from splitbake import contract, registry, units
 from splitbake.errors import ManifestError
 from splitbake.manifest import yamldoc
+from splitbake.manifest.ami import Ami
 from splitbake.manifest.contradictions import contradictions
 from splitbake.manifest.problems import explain
+from splitbake.manifest.runtime import Runtime
 from splitbake.spec import (
     AbsolutePath,
     Account,
     FolderPath,
+    ImageReference,
     InstanceType,
     Module,
     Name,
@@ -36,7 +38,6 @@ from splitbake.spec import (
     Spec,
     Text,
     Variable,
-    matching,
     nearest,
     tag,
     tag_name,
@@ -85,13 +86,6 @@ def _unreserved(path: str) -> str:
     return path
 
 
-def _beside_ours(path: str) -> str:
-    ours, theirs = PurePosixPath(contract.IN_IMAGE), PurePosixPath(path)
-    if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
-        raise ValueError(f"expected a path beside {contract.IN_IMAGE}, which is splitbake's own")
-    return path
-
-
 class ModelFile(Spec):
     """One model file, or with a trailing ``/`` on both sides every file below a prefix or folder."""
 
@@ -100,8 +94,8 @@ class ModelFile(Spec):
     )
     source: Annotated[Text, AfterValidator(_of_a_source)] = Field(
         alias="from",
-        description="s3://bucket/key, https://host/path, or a path in the project",
-        examples=["s3://my-models/models/yolo.onnx", "s3://my-models/checkpoints/llava/"],
+        description="s3://bucket/key, https://host/path, hf://org/repository@revision/path, or a path in the project",
+        examples=["s3://my-models/models/yolo.onnx", "hf://my-org/llava@main/checkpoints/"],
     )
     sha256: Sha256 | None = Field(default=None, description="insist on this content; the lock refuses any other")
 
@@ -123,95 +117,11 @@ class Models(Spec):
     files: tuple[ModelFile, ...] = Field(min_length=1, strict=False, description="what to put there, and from where")
     budget: units.Size = Field(description="the most that all model files together may take, for example 3 GiB")
     mode: Literal["0755", "0555"] = Field(default="0755", description="of files and folders alike")
-
-
-class BaseBySsm(Spec):
-    """A base AMI named by an SSM parameter that holds its id, or JSON with an ``image_id``."""
-
-    ssm: Text = Field(description="name of the parameter", examples=["/my/base-ami"])
-
-
-class BaseByName(Spec):
-    """The newest AMI with this name (``*`` allowed) and owner."""
-
-    name: Text = Field(description="* stands for anything", examples=["my-base-*"])
-    owner: Text = Field(description="an account, self or amazon", examples=["self"])
-
-
-class Builder(Spec):
-    """The instance on which Packer bakes."""
-
-    instance_type: InstanceType = Field(default="m6i.xlarge", description="a bake needs no GPU")
-    subnet: Annotated[str, matching("subnet-[0-9a-f]{8,17}", "a subnet id", "subnet-0a1b2c3d")] | None = Field(
-        default=None, description="default: the default VPC's"
+    placement: Literal["volume", "root"] = Field(
+        default="volume", description="on an EBS volume of their own, mounted read-only, or on the root volume"
     )
-    profile: Text | None = Field(default=None, description="an instance profile that exists already")
-    ssh_user: Name = Field(default="ec2-user", description="the login user of the base AMI")
-    connect: Literal["public-ip", "private-ip"] = Field(default="public-ip", description="how Packer reaches it")
-    price: float | None = Field(
-        default=None, gt=0, description="dollars an hour of instance_type; with it plan tells the expected cost"
-    )
-
-
-def _gp3(rate: int) -> int:
-    if not units.parse_rate("125 MiB/s") <= rate <= units.parse_rate("1000 MiB/s"):
-        raise ValueError("expected 125 MiB/s to 1000 MiB/s, as a gp3 volume has")
-    return rate
-
-
-class Volume(Spec):
-    """The root volume of the builder, which becomes the AMI's snapshot."""
-
-    size: units.Size | None = Field(default=None, description="default: the base's size and room for the models")
-    throughput: Annotated[units.Rate, AfterValidator(_gp3)] = Field(
-        default="125 MiB/s", validate_default=True, description="gp3: 125 MiB/s to 1000 MiB/s"
-    )
-
-
-#: Names for bases that most people want -> the SSM parameter that AWS keeps for them.
-KNOWN_BASES: Mapping[str, str] = {
-    "ecs-gpu-al2023": "/aws/service/ecs/optimized-ami/amazon-linux-2023/gpu/recommended",
-}
-
-
-def _known_base(text: str) -> str:
-    if text not in KNOWN_BASES and not re.fullmatch("ami-[0-9a-f]{8,17}", text):
-        forms = f"{', '.join(KNOWN_BASES)}, an AMI id (ami-…), {{ssm: …}} or {{name: …, owner: …}}"
-        raise ValueError(f"expected {forms}{nearest(text, KNOWN_BASES)}")
-    return text
-
-
-def _base_form(base: Any) -> str:
-    """Return which of its forms a base AMI is written in, so that only that form's problems are told."""
-    if not isinstance(base, Mapping):
-        return tag_name("text")
-    by_ssm = "ssm" in base or (
-        base.keys().isdisjoint(BaseByName.model_fields) and any(nearest(str(key), ["ssm"]) for key in base)
-    )
-    return tag_name("ssm" if by_ssm else "name")
-
-
-Base = Annotated[
-    Annotated[Text, AfterValidator(_known_base), tag("text")]
-    | Annotated[BaseBySsm, tag("ssm")]
-    | Annotated[BaseByName, tag("name")],
-    Discriminator(_base_form),
-]
-
-
-class Ami(Spec):
-    """The half that changes with the models."""
-
-    base: Base = Field(
-        description="ecs-gpu-al2023, an AMI id, {ssm: parameter} or {name: pattern, owner: account}",
-        examples=["ecs-gpu-al2023", {"name": "my-base-*", "owner": "self"}],
-    )
-    builder: Builder = Field(default_factory=Builder, description="where it is baked")
-    volume: Volume = Field(default_factory=Volume, description="the AMI's root volume")
-    provision: tuple[RelativePath, ...] = Field(
-        default=(),
-        strict=False,
-        description="shell scripts of yours, run as root before the models are fetched",
+    prewarm: Literal["read", "none"] = Field(
+        default="read", description="read them once at boot: blocks of a snapshot come slowly at their first reading"
     )
 
 
@@ -226,7 +136,7 @@ def _known_builder(name: str) -> str:
 class Image(Spec):
     """The half that changes with the code."""
 
-    base: Text = Field(
+    base: ImageReference = Field(
         description="an image reference, or ecr://repository:tag in the account's own registry",
         examples=["python:3.11-slim", "ecr://docker-hub/library/python:3.11-slim"],
     )
@@ -246,10 +156,10 @@ class Image(Spec):
     requirements: Annotated[RelativePath, AfterValidator(_unreserved)] | None = Field(
         default=None, description="a pip requirements file in the context"
     )
-    workdir: Annotated[AbsolutePath, AfterValidator(_beside_ours)] = Field(
+    workdir: Annotated[AbsolutePath, AfterValidator(contract.beside_ours)] = Field(
         default="/app", description="where the code lies in the image"
     )
-    mounts: dict[RelativePath, Annotated[AbsolutePath, AfterValidator(_beside_ours)]] = Field(
+    mounts: dict[RelativePath, Annotated[AbsolutePath, AfterValidator(contract.beside_ours)]] = Field(
         min_length=1,
         description="folder below models.root: where the container sees it, read-only",
         examples=[{"models": "/workspace/models"}],
@@ -273,6 +183,8 @@ class Verify(Spec):
     """What verification needs to know beyond the lock."""
 
     instance_type: InstanceType = Field(default="m6i.large", description="the AMI is booted on one of these")
+    instances: int = Field(default=2, ge=1, le=4, description="as many at the same time: their identities must differ")
+    gpu: bool = Field(default=False, description="insist on a working GPU: instance_type must have one")
     imports: tuple[Module, ...] = Field(default=(), strict=False, description="modules that must import in the image")
     run: tuple[Text, ...] | None = Field(
         default=None,
@@ -350,6 +262,7 @@ class Manifest(Spec):
         examples=["s3://my-splitbake/video-analysis", ".splitbake/state"],
     )
     models: Models
+    runtime: Runtime | None = Field(default=None, description="heavy Python packages that live on the host")
     ami: Ami
     image: Image
     verify: Verify = Field(default_factory=Verify)

@@ -27,7 +27,30 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _mounted_twice(mounts)
     yield from _mounted_inside(mounts, list(paths.values()))
     yield from _idle_needs(_list(_at(data, "image", "needs")), list(paths.values()), list(mounts))
+    yield from _ami(_mapping(_at(data, "ami")), on_root=_at(data, "models", "placement") == "root")
     yield from promotions(_mapping(_at(data, "environments")))
+
+
+def _ami(ami: dict[str, Any], *, on_root: bool) -> Iterator[Finding]:
+    builder, pull = _mapping(ami.get("builder")), _at(ami, "ecs", "pull")
+    roles = [key for key in ("profile", "permissions_boundary") if builder.get(key) is not None]
+    if len(roles) > 1:
+        yield ("ami", "builder", "permissions_boundary"), "a temporary role is made where there is no profile; name one"
+    if builder.get("connect") == "session-manager" and not roles:
+        message = (
+            "the builder needs a role for Systems Manager: give profile, or permissions_boundary for a temporary one"
+        )
+        yield ("ami", "builder", "connect"), message
+    if ami.get("kms_key") is not None and ami.get("encrypt") is not True:
+        yield ("ami", "kms_key"), "it encrypts nothing without encrypt: true"
+    if _list(ami.get("share")) and ami.get("encrypt") is True and ami.get("kms_key") is None:
+        # EC2 refuses to share what the key aws/ebs encrypted, as no other account may use that key.
+        yield ("ami", "share"), "what the account's default key encrypts cannot be shared; give kms_key"
+    if on_root and _at(ami, "volume", "initialize") is not None:
+        yield ("ami", "volume", "initialize"), "it is for a models volume, and models.placement is root"
+    if pull == "prefer-cached" and not _list(ami.get("preload")):
+        # The agent then never removes an image (its docker_image_manager.go): disks fill up for nothing.
+        yield ("ami", "ecs", "pull"), "prefer-cached ends the agent's cleaning of images; it is for preload only"
 
 
 def _file_or_folder(at: Location, entry: dict[str, Any]) -> Iterator[Finding]:

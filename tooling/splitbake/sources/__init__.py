@@ -10,11 +10,13 @@ import functools
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from splitbake import registry
 from splitbake.cloud import Cloud
@@ -25,6 +27,9 @@ from splitbake.manifest import ModelFile
 #: Bytes read at a time: large enough for hashing at full speed, small beside anything else in memory.
 CHUNK = 1024 * 1024
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 class Stream(Protocol):
     """What can be read piece by piece: a file, an S3 body, an HTTP answer."""
@@ -34,7 +39,10 @@ class Stream(Protocol):
 
 
 class Readable(Protocol):
-    """What names one file of a source: a ``Found`` before it is locked, a ``LockedFile`` afterwards."""
+    """What names one content of one file: a ``Found`` before it is locked, a ``LockedFile`` afterwards.
+
+    All but ``source`` may be None, where the source gives no such thing.
+    """
 
     @property
     def source(self) -> str:
@@ -42,24 +50,42 @@ class Readable(Protocol):
 
     @property
     def etag(self) -> str | None:
-        """The entity tag that the content must still have; None where the source gives none."""
+        """The entity tag that the content must still have."""
+
+    @property
+    def modified(self) -> str | None:
+        """The time of change that the content must still have."""
+
+    @property
+    def version(self) -> str | None:
+        """The version to be read, whatever came after it."""
+
+    @property
+    def resolved(self) -> str | None:
+        """Where ``source`` leads; it is read there."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """One file that an entry stands for, before its content is known.
+    """One file that an entry stands for, before it is locked. ``LockedFile`` tells what the other fields mean.
 
     Attributes:
         path: where it goes below ``models.root``.
         source: URI of this very file (for a local one: its path in the project).
         size: bytes, as the source tells; None where only reading it can tell.
         etag: an entity tag that changes whenever the content does; None where there is no such promise.
+        sha256: the digest of the whole content, as its source computed it.
     """
 
     path: str
     source: str
     size: int | None
-    etag: str | None
+    etag: str | None = None
+    modified: str | None = None
+    version: str | None = None
+    resolved: str | None = None
+    checksum: str | None = None
+    sha256: str | None = None
 
 
 class Source(Protocol):
@@ -81,7 +107,7 @@ class Source(Protocol):
         """
 
     def open(self, file: Readable) -> AbstractContextManager[Stream]:
-        """Open the content of ``file``; refuses content whose entity tag is not the one in ``file``.
+        """Open the content of ``file``; refuses one that is not that of the moment when ``file`` was found.
 
         Raises:
             SourceError: it is gone, or has changed.
@@ -91,7 +117,11 @@ class Source(Protocol):
     def url(self, file: LockedFile) -> str | Path:
         """Return where a build machine gets ``file``: an https URL, or the path of a file to be uploaded.
 
-        A presigned URL is valid for hours and is a secret: it belongs neither in a log nor in argv nor in an artifact.
+        A signed URL is valid for hours and is a secret: it belongs neither in a log nor in argv nor in an artifact.
+
+        Raises:
+            SourceError: it is gone, or cannot be handed on.
+            CloudError: AWS could not be asked.
         """
 
 
@@ -107,6 +137,24 @@ def opener(cloud: Cloud, root: Path) -> Callable[[str], Source]:
         return source
 
     return lambda uri: of_scheme(registry.scheme(uri))
+
+
+def side_by_side(
+    work: Callable[[_Item], _Result], items: Iterable[_Item], *, threads: int, stopped: threading.Event | None = None
+) -> list[_Result]:
+    """Return ``work`` of each item, in their order.
+
+    After the first error, or Ctrl-C, nothing more begins, and ``stopped`` tells what has begun to end soon.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        jobs = [pool.submit(work, item) for item in items]
+        try:
+            return [job.result() for job in jobs]
+        except BaseException:
+            if stopped:
+                stopped.set()  # or the end of the block would wait for gigabytes
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
 
 
 def download(source: Source, file: LockedFile, target: Path) -> None:

@@ -9,7 +9,8 @@ from splitbake import lock as locks
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import CloudError, SourceError
 from splitbake.lock import LockedBaseAmi
-from splitbake.manifest import KNOWN_BASES, BaseByName, BaseBySsm, Manifest
+from splitbake.manifest import Manifest
+from splitbake.manifest.ami import KNOWN_BASES, BaseByName, BaseBySsm
 
 _GIB = 1024**3
 _NO_SUCH_AMI = {"InvalidAMIID.NotFound", "InvalidAMIID.Malformed", "InvalidAMIID.Unavailable"}
@@ -39,6 +40,7 @@ def resolve(cloud: Cloud, manifest: Manifest) -> LockedBaseAmi:
         region=cloud.environment.region,
         root_device=image["RootDeviceName"],
         root_size=_root_size(cloud, image),
+        deprecated=image.get("DeprecationTime"),
     )
 
 

@@ -11,18 +11,13 @@ import re
 import subprocess
 from dataclasses import dataclass
 
-from splitbake import dockercli, ecr
+from splitbake import dockercli, ecr, spec
 from splitbake.cloud import Cloud
 from splitbake.errors import SourceError, ToolError
 
 SCHEME = "ecr://"
 
-# The grammar of github.com/distribution/reference, without digests: those are the lock's business.
-_COMPONENT = r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*"
-_HOST = r"(?:localhost|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+|[A-Za-z0-9.-]+(?=:\d))(?::\d+)?"
-_REFERENCE = re.compile(
-    rf"(?:(?P<host>{_HOST})/)?(?P<name>{_COMPONENT}(?:/{_COMPONENT})*)(?::(?P<tag>\w[\w.-]{{0,127}}))?", re.ASCII
-)
+_REFERENCE = re.compile(f"(?:(?P<host>{spec.IMAGE_HOST})/)?(?P<name>{spec.IMAGE_NAME})(?::(?P<tag>{spec.IMAGE_TAG}))?")
 _DEADLINE = 60
 
 

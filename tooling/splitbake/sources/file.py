@@ -16,7 +16,7 @@ from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.manifest import ModelFile
-from splitbake.sources import Found, Readable
+from splitbake.sources import Found, Readable, pointers
 from splitbake.ui import Say
 
 #: Below the project's folder: the digests of the model files in it.
@@ -81,7 +81,11 @@ class FileSource:
         return self._regular(file.source)
 
     def _found(self, path: str, source: str) -> Found:
-        return Found(path, source, size=self._regular(source).stat().st_size, etag=None)
+        found = Found(path, source, size=self._regular(source).stat().st_size)
+        if found.size is not None and found.size <= pointers.LARGEST:
+            with self.open(found) as content:
+                pointers.refuse(source, content.read(pointers.LARGEST))
+        return found
 
     def _walk(self, folder: Path, source: str) -> list[str]:
         """Return the files below ``folder``, relative to it; a linked folder is refused: it may lead in a circle."""
@@ -109,6 +113,10 @@ class FileSource:
         try:
             path = (root / source).resolve(strict=True)
         except FileNotFoundError:
+            if (root / source).is_symlink() and ".git/annex/objects/" in str((root / source).readlink()):
+                raise SourceError(
+                    f"{source} is a link of git-annex to a model that is not here", hint=f"git annex get {source}"
+                ) from None
             raise SourceError(f"{source} does not exist in {root}", hint=_PUT_IT_THERE) from None
         except (OSError, RuntimeError) as problem:  # RuntimeError: links in a circle, before Python 3.13
             raise SourceError(f"{source} cannot be read: {problem}", hint=_PUT_IT_THERE) from None

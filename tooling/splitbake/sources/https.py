@@ -2,41 +2,32 @@
 
 from __future__ import annotations
 
-import os
 import re
-import ssl
 import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPException, HTTPMessage, HTTPResponse
+from email.utils import parsedate_to_datetime
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import IO
 from urllib.parse import urlsplit
 
 from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.manifest import ModelFile
-from splitbake.sources import Found, Readable, Stream
-
-_TIMEOUT = 60.0
-
-#: Where programs look for a certificate authority of the company's own; OpenSSL itself reads the first.
-_CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
+from splitbake.sources import Found, Readable, Stream, web
 
 #: Answers of servers that do not like HEAD, though they serve the file (a presigned URL is signed for GET alone).
 _NO_HEAD = {403, 405, 501}
-_GONE = {404, 410}
+#: Seconds after which a second change of a file would have got another Last-Modified (RFC 9110, 8.8.2.2).
+_SETTLED = 60
 
 
 class HttpsSource:
     """One file at one address; redirects are followed, but never to plain http."""
 
     def __init__(self, cloud: Cloud, root: Path) -> None:
-        self._opener = urllib.request.build_opener(
-            urllib.request.HTTPSHandler(context=_trust()), _OnlyToHttps(), _NoPlainHttp()
-        )
+        self._web = web.Web()
 
     @staticmethod
     def check(uri: str) -> None:
@@ -53,115 +44,58 @@ class HttpsSource:
 
     def find(self, entry: ModelFile) -> list[Found]:
         """See Source."""
-        headers = self._headers(entry.source)
-        length = headers.get("Content-Length", "")
-        return [Found(entry.path, entry.source, int(length) if length.isdecimal() else None, _strong(headers))]
+        headers, address = self._look(entry.source)
+        length, etag = headers.get("Content-Length", ""), web.strong_tag(headers)
+        found = Found(
+            path=entry.path,
+            source=entry.source,
+            size=int(length) if length.isdecimal() else None,
+            etag=etag,
+            modified=None if etag else _settled(headers),
+            resolved=_plain(address) if address != entry.source else None,
+        )
+        return [found]
 
     @contextmanager
     def open(self, file: Readable) -> Iterator[Stream]:
         """See Source."""
-        with _told(file.source), self._ask("GET", file.source) as answer:
-            if file.etag and _strong(answer.headers) != file.etag:
-                raise SourceError(
-                    f"{file.source} was replaced since its entity tag was read", hint="run splitbake lock"
-                )
-            yield _Whole(answer, file.source)
+        address = file.resolved or file.source
+        with web.told(address), self._web.ask("GET", address) as answer:
+            if (file.etag and web.strong_tag(answer.headers) != file.etag) or (
+                file.modified and answer.headers.get("Last-Modified") != file.modified
+            ):
+                raise SourceError(f"{address} was replaced since it was looked at", hint="run splitbake lock")
+            yield web.Whole(answer, address)
 
     def url(self, file: LockedFile) -> str:
         """See Source."""
-        return file.source
+        return file.resolved or file.source
 
-    def _headers(self, uri: str) -> HTTPMessage:
-        with _told(uri):
+    def _look(self, uri: str) -> tuple[HTTPMessage, str]:
+        """Return the headers of the file at ``uri``, and the address that it has after redirects."""
+        with web.told(uri):
             try:
-                with self._ask("HEAD", uri) as answer:
-                    return answer.headers
+                with self._web.ask("HEAD", uri) as answer:
+                    return answer.headers, answer.url
             except urllib.error.HTTPError as problem:
                 problem.close()
                 if problem.code not in _NO_HEAD:
                     raise
-            with self._ask("GET", uri) as answer:
-                return answer.headers
-
-    def _ask(self, method: str, uri: str) -> HTTPResponse:
-        # A compressed answer would have another length and digest than the file.
-        request = urllib.request.Request(  # noqa: S310 - the handlers below speak https alone
-            uri, method=method, headers={"Accept-Encoding": "identity", "User-Agent": "splitbake"}
-        )
-        answer: HTTPResponse = self._opener.open(request, timeout=_TIMEOUT)
-        return answer
+            with self._web.ask("GET", uri) as answer:
+                return answer.headers, answer.url
 
 
-class _Whole:
-    """An answer that is an error when it ends before the length that it announced."""
-
-    def __init__(self, answer: HTTPResponse, uri: str) -> None:
-        self._answer = answer
-        self._uri = uri
-
-    def read(self, size: int, /) -> bytes:
-        chunk = self._answer.read(size)
-        if not chunk and self._answer.length:
-            raise SourceError(f"{self._uri} broke off {self._answer.length} bytes before its end", hint=_AGAIN)
-        return chunk
-
-
-class _OnlyToHttps(urllib.request.HTTPRedirectHandler):
-    def redirect_request(  # noqa: PLR0917 - the signature of the base class
-        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
-    ) -> urllib.request.Request | None:
-        if not newurl.lower().startswith("https://"):
-            fp.close()
-            raise SourceError(f"{req.full_url} redirects to {newurl}, which is not https", hint="name an https address")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-class _NoPlainHttp(urllib.request.HTTPHandler):
-    def http_open(self, req: urllib.request.Request) -> HTTPResponse:
-        raise SourceError(f"{req.full_url} is not https", hint="name an https address")
-
-
-def _trust() -> ssl.SSLContext:
-    bundle = next((path for name in _CA_VARIABLES if (path := os.environ.get(name))), None)
+def _settled(headers: HTTPMessage) -> str | None:
+    """Return Last-Modified if the file cannot have changed once more within the same second."""
+    modified, date = headers.get("Last-Modified", ""), headers.get("Date", "")
     try:
-        return ssl.create_default_context(cafile=bundle)
-    except OSError as problem:
-        raise SourceError(
-            f"the CA bundle {bundle} cannot be used: {problem}", hint=f"correct or unset {', '.join(_CA_VARIABLES)}"
-        ) from problem
+        age = parsedate_to_datetime(date) - parsedate_to_datetime(modified)
+    except (TypeError, ValueError):
+        return None
+    return modified if age.total_seconds() >= _SETTLED else None
 
 
-def _strong(headers: HTTPMessage) -> str | None:
-    """Return the entity tag if it is a strong one: a weak one (W/…) may stay when bytes change (RFC 9110, 8.8.1)."""
-    tag = headers.get("ETag", "")
-    return tag.strip('"') if len(tag) > 2 and tag.startswith('"') else None  # noqa: PLR2004 - two quotes
-
-
-_AGAIN = "run it again; if it stays so, look at the server and the network"
-
-
-@contextmanager
-def _told(uri: str) -> Iterator[None]:
-    """Turn what urllib raises about ``uri`` into what it means."""
-    try:
-        yield
-    except urllib.error.HTTPError as problem:
-        problem.close()
-        if problem.code in _GONE:
-            raise SourceError(
-                f"{uri} does not exist ({problem.code})", hint="correct from in models.files"
-            ) from problem
-        raise SourceError(
-            f"{uri} answered {problem.code} {problem.reason}", hint="may it be read from here?"
-        ) from problem
-    except urllib.error.URLError as problem:
-        if isinstance(problem.reason, ssl.SSLCertVerificationError):
-            raise SourceError(
-                f"the certificate of {uri} is not trusted: {problem.reason.verify_message}",
-                hint="for a certificate authority of your own, set SSL_CERT_FILE to its bundle",
-            ) from problem
-        raise SourceError(
-            f"{uri} cannot be reached: {problem.reason}", hint="check address, proxy and network"
-        ) from problem
-    except (OSError, HTTPException) as problem:
-        raise SourceError(f"{uri} broke off: {problem}", hint=_AGAIN) from problem
+def _plain(address: str) -> str | None:
+    """Return ``address`` unless it has a query or a user: such an address may be signed, and then it is a secret."""
+    parts = urlsplit(address)
+    return None if parts.query or parts.username is not None else web.unsigned(address)
