@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
 
+from splitbake.local.disks import loops
 from splitbake.local.engine import connect
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
@@ -98,7 +100,7 @@ def ami(cloud, aws, base_ami):
     container = connect().containers.get(f"splitbake-{cloud.id}-{instance}")
     script = (
         "mkdir -p /opt/dl-models/models && echo weights >/opt/dl-models/models/a.bin && chmod -R 755 /opt/dl-models"
-        " && ln -s /etc/sudoers.d /opt/link"
+        " && mkdir /opt/beside && touch /opt/beside/file && ln -s beside /opt/link"
     )
     assert container.exec_run(["sh", "-c", script]).exit_code == 0
     ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
@@ -111,6 +113,155 @@ def ami(cloud, aws, base_ami):
 @pytest.fixture(scope="module")
 def batch(aws, ami):
     return Batch(aws, "jobs", ami)
+
+
+UNIT = """
+[Unit]
+Description=Models
+[Mount]
+What=/dev/disk/by-label/dl-models
+Where=/opt/dl-models
+Type=ext4
+Options=ro,noload
+"""
+REQUIRES = """
+[Unit]
+RequiresMountsFor=/opt/dl-models
+"""
+FILL = """
+mkfs.ext4 -q -L dl-models /dev/sdf && mkdir -p /opt/dl-models && mount /dev/sdf /opt/dl-models && cd /opt/dl-models
+mkdir models && echo weights >models/a.bin && ln -s models link && ln -s /etc escape && ln -s ../../etc/passwd file
+mkdir -p /opt/beside && echo beside >/opt/beside/a && ln -s /opt/dl-models/models /opt/to-volume
+cd / && umount /opt/dl-models
+mkdir -p /etc/systemd/system/docker.service.d
+"""
+
+
+@pytest.fixture(scope="module")
+def volume_ami(cloud, aws, base_ami):
+    """An AMI whose models are on a volume of their own, without which its host takes no jobs."""
+    ec2 = aws("ec2")
+    sizes = [{"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 1}}]
+    started = ec2.run_instances(ImageId=base_ami, MinCount=1, MaxCount=1, BlockDeviceMappings=sizes)["Instances"]
+    instance = started[0]["InstanceId"]
+    container = connect().containers.get(f"splitbake-{cloud.id}-{instance}")
+    files = {"opt-dl\\x2dmodels.mount": UNIT, "docker.service.d/50-models.conf": REQUIRES}
+    written = "".join(f"cat >'/etc/systemd/system/{name}' <<'EOF'\n{text}EOF\n" for name, text in files.items())
+    done = container.exec_run(["sh", "-euc", FILL + written])
+    assert done.exit_code == 0, done.output.decode()
+    ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
+    made = ec2.create_image(InstanceId=instance, Name="batch-volume")["ImageId"]
+    ec2.get_waiter("image_available").wait(ImageIds=[made], WaiterConfig={"Delay": 1})
+    ec2.terminate_instances(InstanceIds=[instance])
+    return made
+
+
+@pytest.fixture(scope="module")
+def on_volume(aws, volume_ami):
+    return Batch(aws, "volumes", volume_ami)
+
+
+def mounted(batch, image, name, path, script):
+    """Register a job that runs ``script`` with the host's ``path`` at /host."""
+    return batch.register(
+        name, image=image, command=["sh", "-c", script],
+        volumes=[{"name": "v", "host": {"sourcePath": path}}],
+        mountPoints=[{"sourceVolume": "v", "containerPath": "/host"}],
+    )  # fmt: skip
+
+
+def held(cloud):
+    """What is there of the hosts of jobs: loop devices, Docker volumes, containers."""
+    client, mine = connect(), [f"splitbake.cloud={cloud.id}", "splitbake.host"]
+    containers = client.containers.list(all=True, filters={"label": mine})
+    return [*loops(cloud.id), *containers, *client.volumes.list(filters={"label": mine})]
+
+
+def test_jobs_see_the_volume_of_their_ami_read_only_and_leave_nothing_mounted(on_volume, image, cloud):
+    script = "cat /host/a.bin; touch /host/b || echo read-only; grep ' /host ' /proc/mounts; sleep 2"
+    mounted(on_volume, image, "on-volume", "/opt/dl-models/models", script)
+    first, second = on_volume.submit("on-volume"), on_volume.submit("on-volume")
+    for job_id in (first, second):
+        until(lambda job_id=job_id: on_volume.job(job_id)["status"], {"RUNNING", "SUCCEEDED"})
+    assert len(list(loops(cloud.id))) == 1, "jobs on one host share what it has mounted"
+    for job_id in (first, second):
+        until(lambda job_id=job_id: on_volume.job(job_id)["status"], {"SUCCEEDED", "FAILED"})
+        lines = on_volume.log(on_volume.job(job_id))
+        assert {"weights", "read-only"} <= set(lines)
+        assert [line.split()[2] for line in lines if line.startswith("/dev/loop")] == ["ext4"]
+    assert held(cloud) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/opt/dl-models", ["a.bin"]),
+        ("/opt", ["a.bin"]),
+        ("/opt/dl-models/link", ["a.bin"]),
+        ("/opt/to-volume", ["a.bin"]),
+        ("/opt/beside/../dl-models", ["a.bin"]),
+        ("/opt/beside", []),
+    ],
+)
+def test_a_path_leads_where_it_would_on_the_host(on_volume, image, path, told):
+    mounted(on_volume, image, "paths", path, "find /host -name a.bin | xargs -r -n 1 basename")
+    job = on_volume.run("paths")
+    assert job["status"] == "SUCCEEDED", job
+    assert on_volume.log(job) == told
+
+
+@pytest.mark.parametrize("path", ["/opt/dl-models/escape", "/opt/dl-models/nothing"])
+def test_a_link_on_a_volume_leads_to_no_path_of_this_machine(on_volume, image, path, cloud):
+    mounted(on_volume, image, "escape", path, "ls /host; cat /host/hostname")
+    job = on_volume.run("escape")
+    seen = on_volume.log(job) if "logStreamName" in job["container"] else []
+    if path.endswith("escape"):
+        assert "sudoers.d" in seen, "it is the AMI's own /etc"
+        assert Path("/etc/hostname").read_text().strip() not in seen
+    else:
+        assert job["attempts"][0]["container"]["reason"].startswith("CannotCreateContainerError"), job
+    assert held(cloud) == []
+
+
+def test_the_launch_template_decides_which_snapshot_is_mounted(aws, on_volume, volume_ami, image, cloud):
+    ec2, name = aws("ec2"), "overridden"
+    source = ec2.describe_images(ImageIds=[volume_ami])["Images"][0]["BlockDeviceMappings"][1]["Ebs"]["SnapshotId"]
+    started = ec2.run_instances(ImageId=volume_ami, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    container = connect().containers.get(f"splitbake-{cloud.id}-{started}")
+    script = "mount /dev/sdf /mnt && echo newer >/mnt/models/a.bin && umount /mnt"
+    done = container.exec_run(["sh", "-c", script])
+    assert done.exit_code == 0, done.output.decode()
+    by_instance = [
+        {"Name": "attachment.instance-id", "Values": [started]},
+        {"Name": "attachment.device", "Values": ["/dev/sdf"]},
+    ]
+    volume = ec2.describe_volumes(Filters=by_instance)["Volumes"][0]["VolumeId"]
+    newer = ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+    ec2.terminate_instances(InstanceIds=[started])
+    batch = Batch(aws, name, volume_ami)
+    mappings = {
+        "2": {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": newer}},
+        "3": {"DeviceName": "/dev/sdf", "NoDevice": ""},
+        "4": {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": source}},
+    }
+    mounted(batch, image, name, "/opt/dl-models/models", "cat /host/a.bin")
+    for version, mapping in mappings.items():
+        data = {"ImageId": volume_ami, "BlockDeviceMappings": [mapping]}
+        ec2.create_launch_template_version(LaunchTemplateId=batch.template, LaunchTemplateData=data)
+        new = {"launchTemplate": {"launchTemplateId": batch.template, "version": version}}
+        batch.batch.update_compute_environment(computeEnvironment=name, computeResources=new)
+        until(batch.status, {"VALID"})
+        if version != "3":
+            assert batch.log(batch.run(name)) == [{"2": "newer", "4": "weights"}[version]]
+            continue
+        job_id = batch.submit(name)
+        time.sleep(1.5)
+        assert batch.job(job_id)["status"] == "RUNNABLE", "a host without its models takes no jobs"
+        assert "no volume is labelled dl-models" in cloud.log.read_text()
+        batch.batch.terminate_job(jobId=job_id, reason="gave up")
+        until(lambda job_id=job_id: batch.job(job_id)["status"], {"FAILED"})
+    ec2.delete_snapshot(SnapshotId=newer)
+    assert held(cloud) == []
 
 
 @pytest.fixture(scope="module")
@@ -285,8 +436,8 @@ def test_an_environment_in_use_cannot_be_deleted(batch):
 @pytest.mark.parametrize(
     ("path", "status", "told"),
     [
-        ("/opt/dl-models/../../etc/sudoers.d", "SUCCEEDED", ["90-ec2-user", "README"]),
-        ("/opt/link", "SUCCEEDED", ["90-ec2-user", "README"]),
+        ("/opt/dl-models/../beside", "SUCCEEDED", ["file"]),
+        ("/opt/link", "SUCCEEDED", ["file"]),
         ("/opt/dl-models:/x:ro", "SUCCEEDED", []),
         ("/etc/os-release", "FAILED", "directory"),
         ("/", "FAILED", "destination can't be '/'"),

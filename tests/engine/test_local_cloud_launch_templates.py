@@ -54,6 +54,24 @@ def test_given_block_devices_replace_the_inherited_ones(ec2, template):
     assert data_of(ec2, template, 2)["BlockDeviceMappings"] == DEVICES
 
 
+def test_an_initialization_rate_is_told_back_and_has_its_bounds(ec2, template):
+    """EC2 API model, ``VolumeInitializationRate``: "Valid range: 100 - 300 MiB/s"."""
+    device = {
+        "DeviceName": "/dev/sdf",
+        "Ebs": {"SnapshotId": "snap-0123456789abcdef0", "VolumeInitializationRate": 300},
+    }
+    add(ec2, template, {"BlockDeviceMappings": [device]})
+    assert data_of(ec2, template, 2)["BlockDeviceMappings"] == [device]
+    device["Ebs"]["VolumeInitializationRate"] = 301
+    with pytest.raises(ClientError, match=r"InvalidParameterValue.*between 100 and 300"):
+        add(ec2, template, {"BlockDeviceMappings": [device]})
+    with pytest.raises(ClientError, match=r"InvalidParameterValue.*between 100 and 300"):
+        ec2.create_launch_template(LaunchTemplateName="fast", LaunchTemplateData={"BlockDeviceMappings": [device]})
+    left_out = {"DeviceName": "/dev/sdf", "NoDevice": ""}
+    add(ec2, template, {"BlockDeviceMappings": [left_out]})
+    assert data_of(ec2, template, 3)["BlockDeviceMappings"] == [left_out]
+
+
 def test_without_a_source_version_nothing_is_inherited(ec2, template):
     add(ec2, template, {"ImageId": "ami-new"})
     assert data_of(ec2, template, 2) == {"ImageId": "ami-new"}

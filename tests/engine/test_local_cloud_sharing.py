@@ -50,7 +50,7 @@ def ami(home, builder, request):
     available(home, made)
     yield made
     if home.describe_images(ImageIds=[made], IncludeDisabled=True)["Images"]:
-        home.deregister_image(ImageId=made)
+        home.deregister_image(ImageId=made, DeleteAssociatedSnapshots=True)
 
 
 def available(ec2, ami):
@@ -195,9 +195,9 @@ def test_a_shared_ami_is_copied_into_another_account_and_region(cloud, aws, home
     assert (snapshot["OwnerId"], snapshot["State"]) == (PROD, "completed")
     assert there.describe_image_attribute(ImageId=copy, Attribute="launchPermission")["LaunchPermissions"] == []
     assert copy not in listed(aws("ec2", PROD))
-    home.deregister_image(ImageId=ami)
+    home.deregister_image(ImageId=ami, DeleteAssociatedSnapshots=True)
     assert boots(cloud, there, copy) == "weights"
-    there.deregister_image(ImageId=copy)
+    there.deregister_image(ImageId=copy, DeleteAssociatedSnapshots=True)
     assert connect().images.list(filters={"label": f"splitbake.ami={ami}"}) == []
 
 
@@ -209,7 +209,7 @@ def test_a_copy_can_go_before_its_source(cloud, aws, home, ami):
     copy = there.copy_image(SourceImageId=ami, SourceRegion=cloud.region, Name="short")["ImageId"]
     available(there, copy)
     assert connect().images.list(all=True, filters=of_cloud) == before
-    there.deregister_image(ImageId=copy)
+    there.deregister_image(ImageId=copy, DeleteAssociatedSnapshots=True)
     assert boots(cloud, home, ami) == "weights"
 
 

@@ -9,6 +9,8 @@ import pytest
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instances import InstanceState
 
+from splitbake.local import launch_options
+from splitbake.local.disks import DiskError
 from splitbake.local.ec2 import Instances
 from splitbake.local.machines import Machines
 
@@ -43,10 +45,23 @@ class Full:
     def wait_for_ssh(self, name, address):
         return True
 
+    def mac_address(self, name):
+        return "02:42:c0:00:02:01"
+
+
+def instances_on(machines, equip=lambda *_: None):
+    amis = SimpleNamespace(
+        usable=lambda backend, ami: SimpleNamespace(id=ami, imds_support=None), image=lambda backend, ami: "image"
+    )
+    volumes = SimpleNamespace(plan=lambda *_: [], equip=equip, devices=lambda instance: {})
+    instances = Instances(machines, amis, volumes)
+    instances._metadata = SimpleNamespace(look=lambda *_: None)
+    return instances
+
 
 def test_when_one_of_several_instances_cannot_start_none_stays():
     machines = Full()
-    instances = Instances(machines, SimpleNamespace(image=lambda backend, ami: "image"))
+    instances = instances_on(machines)
     booked = [Booked(name) for name in "abc"]
     backend = SimpleNamespace(account_id="123456789012", region_name="us-east-1", reservations={}, key_pairs={})
 
@@ -63,6 +78,19 @@ def test_when_one_of_several_instances_cannot_start_none_stays():
     assert machines.launched == ["a", "b"], "the token does not stand for the broken reservation"
 
 
+def test_when_there_is_no_room_for_a_volume_no_instance_starts():
+    def full(*_):
+        raise DiskError("cp: error writing: No space left on device")
+
+    machines, booked = Full(), [Booked("a")]
+    backend = SimpleNamespace(account_id="123456789012", region_name="us-east-1", reservations={}, key_pairs={})
+    with pytest.raises(EC2ClientError, match=r"cannot make the disk: cp: error writing: No space left") as problem:
+        instances_on(machines, full).run(lambda *_, **__: SimpleNamespace(instances=booked), backend, "ami", 1)
+    assert problem.value.code == "InsufficientVolumeCapacity"
+    assert machines.launched == []
+    assert booked[0].state == "terminated"
+
+
 @pytest.mark.parametrize(("code", "fine"), [(404, True), (409, True), (500, False)])
 def test_an_instance_that_somebody_else_removes_is_fine(code, fine):
     def remove(**_):
@@ -70,9 +98,33 @@ def test_an_instance_that_somebody_else_removes_is_fine(code, fine):
         raise kind("removal is in progress", response=SimpleNamespace(status_code=code, reason="", url=""))
 
     client = SimpleNamespace(containers=SimpleNamespace(get=lambda name: SimpleNamespace(remove=remove)))
-    machines = Machines("c1", "net", client)
+    machines = Machines("c1", "net", client, SimpleNamespace(forget=lambda name: None), "")
     if fine:
         machines.remove("i-1")
     else:
         with pytest.raises(docker.errors.APIError):
             machines.remove("i-1")
+
+
+@pytest.mark.parametrize(
+    ("given", "by_us"),
+    [({"iam_instance_profile_name": "own"}, [("b", "own")]), ({}, [("a", "template's"), ("b", "template's")])],
+)
+def test_each_of_several_instances_gets_the_profile(given, by_us):
+    seen = []
+
+    def associate(instance_id, iam_instance_profile_name, iam_instance_profile_arn):
+        seen.append((instance_id, iam_instance_profile_name))
+
+    backend = SimpleNamespace(associate_iam_instance_profile=associate)
+    instances = [SimpleNamespace(id=name, ec2_backend=backend) for name in "ab"]
+    template = {"IamInstanceProfile": {"Name": "template's"}}
+    launch_options.settle(instances, SimpleNamespace(imds_support=None), template, given)
+    assert seen == by_us, "moto associates the first one, where RunInstances itself names the profile"
+
+
+def test_what_run_instances_says_wins_over_the_template():
+    template = {"MetadataOptions": {"HttpTokens": "optional"}, "InstanceInitiatedShutdownBehavior": "terminate"}
+    assert launch_options.of_template(template, {"metadata_options": {"HttpTokens": "required"}}) == {
+        "instance_initiated_shutdown_behavior": "terminate"
+    }

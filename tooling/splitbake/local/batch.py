@@ -16,7 +16,10 @@ from moto.iam.exceptions import NotFoundException
 from moto.iam.models import SERVICE_NAME_CONVERSION, iam_backends
 
 from splitbake.local.amis import Amis
+from splitbake.local.disks import DiskError
 from splitbake.local.hooks import Hook, around
+from splitbake.local.hosts import Host, HostError, Hosts
+from splitbake.local.volumes import Volumes
 
 #: Strategies with which AWS updates a compute environment in place (Batch user guide, infrastructure updates).
 UPDATABLE = {
@@ -32,10 +35,10 @@ SCALING = {"minvCpus", "maxvCpus", "desiredvCpus"}
 UPDATE_SECONDS = 1.0
 
 
-def install(amis: Amis) -> Environments:
+def install(amis: Amis, volumes: Volumes, hosts: Hosts) -> Environments:
     """Hook the calls on compute environments, queues and job definitions; return the environments for the jobs."""
     SERVICE_NAME_CONVERSION["batch"] = "Batch"  # moto would call the service-linked role AWSServiceRoleForbatch
-    environments = Environments(amis)
+    environments = Environments(amis, volumes, hosts)
     around(BatchBackend, "create_compute_environment", environments.create)
     around(BatchBackend, "update_compute_environment", environments.update)
     around(BatchBackend, "describe_compute_environments", environments.describe)
@@ -50,8 +53,10 @@ def install(amis: Amis) -> Environments:
 class Environments:
     """The compute environments: which host they would boot, and whether they can."""
 
-    def __init__(self, amis: Amis) -> None:
+    def __init__(self, amis: Amis, volumes: Volumes, hosts: Hosts) -> None:
         self._amis = amis
+        self._volumes = volumes
+        self._hosts = hosts
         self._updating: dict[str, float] = {}
         self._versions: dict[str, int] = {}
 
@@ -134,12 +139,8 @@ class Environments:
         ec2 = ec2_backends[backend.account_id][backend.region_name]
         sources = {one["imageIdOverride"] for one in resources.get("ec2Configuration", []) if "imageIdOverride" in one}
         sources |= {resources["imageId"]} if resources.get("imageId") else set()
-        if template := resources.get("launchTemplate"):
-            try:
-                version = _template(ec2, template).get_version(self._versions.get(environment.arn, -1))
-            except EC2ClientError as problem:
-                raise ClientException(f"Launch template cannot be described: {problem.message}") from problem
-            sources |= {version.image_id} if version.image_id else set()
+        template = self._template_data(ec2, environment)
+        sources |= {template["ImageId"]} if template.get("ImageId") else set()
         if len(sources) > 1:
             raise ClientException(f"The AMI is named in several places: {', '.join(sorted(sources))}")
         ami = sources.pop() if sources else _default_ami(backend)
@@ -149,10 +150,39 @@ class Environments:
             raise ClientException(f"AMI cannot be described: {problem.message}") from problem
         return str(ami)
 
-    def image(self, backend: Any, environment: ComputeEnvironment) -> tuple[str, str]:
-        """Return the AMI of an environment and the Docker image that stands for it."""
-        ami = self.ami(backend, environment)
-        return ami, self._amis.image(ec2_backends[backend.account_id][backend.region_name], ami)
+    def host(self, backend: Any, environment: ComputeEnvironment) -> Host:
+        """Return what the jobs of an environment run on.
+
+        Raises:
+            ClientException: its instances do not start, or do not join the cluster.
+        """
+        name = self.ami(backend, environment)
+        ec2 = ec2_backends[backend.account_id][backend.region_name]
+        asked = self._template_data(ec2, environment).get("BlockDeviceMappings", [])
+        try:
+            image = self._amis.image(ec2, name)
+            volumes = self._volumes.plan(ec2, self._amis.usable(ec2, name), asked)
+            data = [one.snapshot.id for one in volumes if one.snapshot and not one.root]
+            return Host(name, image, environment.name, self._hosts.mounts(image, data))
+        except EC2ClientError as problem:
+            raise ClientException(f"No instance starts: {problem.message}") from problem
+        except (HostError, DiskError) as problem:
+            raise ClientException(f"No instance joins the cluster: {problem}") from problem
+
+    def _template_data(self, ec2: Any, environment: ComputeEnvironment) -> dict[str, Any]:
+        """Return the data of the launch template's version that was in force at the last infrastructure update.
+
+        Raises:
+            ClientException: there is no such version any more.
+        """
+        template = environment.compute_resources.get("launchTemplate")
+        if not template:
+            return {}
+        try:
+            version = _template(ec2, template).get_version(self._versions.get(environment.arn, -1))
+        except EC2ClientError as problem:
+            raise ClientException(f"Launch template cannot be described: {problem.message}") from problem
+        return dict(version.data)
 
     def _is_updating(self, environment: ComputeEnvironment) -> bool:
         return time.monotonic() < self._updating.get(environment.arn, 0.0)

@@ -204,15 +204,16 @@ def _answers(cloud: Cloud) -> bool:
 
 def _end(cloud: Cloud) -> list[str]:
     """Stop the processes of ``cloud`` and remove its Docker objects and files; the lock file stays."""
-    from splitbake.local import engine
+    from splitbake.local import calls, disks, engine
 
     for process in reversed(cloud.processes):
         process.stop()
     with engine.refusals(f"removing what belongs to the local cloud {cloud.id}"):
-        removed = engine.sweep(engine.connect(), cloud.id, cloud.registry)
+        client = engine.connect()
+        removed = engine.sweep(client, cloud.id, cloud.registry) + disks.sweep(client, cloud)
     if (cloud.directory / "registry").exists():
         shutil.rmtree(cloud.directory / "registry")
-    for name in ("server.log", "registry.log", "cloud.json"):  # the state last: until then a second try finds it
+    for name in ("server.log", "registry.log", *calls.FILES, "cloud.json"):  # until the last a second try finds it
         (cloud.directory / name).unlink(missing_ok=True)
     return [*removed, f"{len(cloud.processes)} processes"] if cloud.processes else removed
 

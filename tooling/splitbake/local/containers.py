@@ -1,22 +1,27 @@
 """The containers of Batch jobs.
 
-The host paths that a job mounts are those of the AMI its compute environment boots: Docker copies the AMI image's
-content at that path into a named volume (once an AMI and path), and the job gets that volume. No path of this machine
-is ever mounted. A GPU requirement is met where Docker has the NVIDIA runtime; elsewhere the job runs without one, and
-the first line of its log says so.
+The host paths that a job mounts are those of the AMI its compute environment boots, with its data volumes mounted. What
+is on such a volume is bound from there, read-only; of the root volume Docker copies the AMI image's content at that
+path into a named volume (once an AMI and path), and the job gets that one. No path of this machine is ever mounted. A
+GPU requirement is met where Docker has the NVIDIA runtime; elsewhere the job runs without one, and the first line of
+its log says so.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from hashlib import sha256
+from pathlib import PurePosixPath
 from threading import Lock
 from typing import Any
 
+from splitbake.local.disks import DiskError
 from splitbake.local.engine import labels
+from splitbake.local.hosts import Host, Hosts
 from splitbake.local.registry import USER
 from splitbake.local.state import Cloud
 
@@ -26,15 +31,6 @@ _PARAMETER = re.compile(r"Ref::([A-Za-z0-9_-]+)")
 
 class JobFailedError(Exception):
     """The container could not be run; the text is the job's reason, in the words of ECS."""
-
-
-@dataclass(frozen=True)
-class Host:
-    """What a job's host would be: its AMI, the Docker image that stands for it, and its compute environment."""
-
-    ami: str
-    image: str
-    environment: str
 
 
 @dataclass(frozen=True)
@@ -91,9 +87,11 @@ class JobSpec:
 class Containers:
     """Creates, follows and removes the containers of jobs."""
 
-    def __init__(self, cloud: Cloud, client: Any) -> None:
+    def __init__(self, cloud: Cloud, client: Any, hosts: Hosts) -> None:
         self._cloud = cloud
         self._client = client
+        self._hosts = hosts
+        self._of: dict[str, Host] = {}
         self._volumes = Lock()
 
     def create(self, job_id: str, spec: JobSpec, host: Host, attempt: int) -> tuple[Any, list[str]]:
@@ -107,6 +105,11 @@ class Containers:
         self._pull(spec.image)
         gpus, notes = self._gpus(spec)
         try:
+            self._hosts.enter(host)
+        except (DiskError, docker.errors.APIError) as problem:
+            text = getattr(problem, "explanation", None) or problem
+            raise JobFailedError(f"CannotCreateContainerError: {text}") from problem
+        try:
             container = self._client.containers.create(
                 spec.image,
                 spec.command or None,
@@ -119,7 +122,12 @@ class Containers:
                 **_limits(spec),
             )
         except docker.errors.APIError as problem:
+            self._hosts.leave(host)
             raise JobFailedError(f"CannotCreateContainerError: {problem.explanation}") from problem
+        except BaseException:
+            self._hosts.leave(host)
+            raise
+        self._of[container.id] = host
         return container, notes
 
     def start(self, container: Any) -> None:
@@ -164,13 +172,12 @@ class Containers:
                 raise
 
     def remove(self, container: Any) -> None:
-        """Remove a container with its anonymous volumes."""
+        """Remove a container with its anonymous volumes, and with the last one what its host has mounted."""
         import docker
 
-        try:
+        with suppress(docker.errors.NotFound):
             container.remove(force=True, v=True)
-        except docker.errors.NotFound:
-            return
+        self._hosts.leave(self._of.pop(container.id))
 
     def _pull(self, image: str) -> None:
         import docker
@@ -206,19 +213,22 @@ class Containers:
         return [docker.types.DeviceRequest(count=count, capabilities=[["gpu"]])], []
 
     def _mounts(self, spec: JobSpec, host: Host) -> list[Any]:
-        import docker
-
         paths = {volume["name"]: volume["host"]["sourcePath"] for volume in spec.volumes}
         return [
-            docker.types.Mount(
-                target=mount["containerPath"],
-                source=self._volume(host, paths[mount["sourceVolume"]]),
-                type="volume",
-                read_only=bool(mount.get("readOnly")),
-                no_copy=True,
-            )
-            for mount in spec.mount_points
+            mount for point in spec.mount_points for mount in self._mounted(host, paths[point["sourceVolume"]], point)
         ]
+
+    def _mounted(self, host: Host, path: str, point: dict[str, Any]) -> Iterator[Any]:
+        """Yield the mounts of one mount point: of the root volume, with data volumes in it, or of a data volume."""
+        import docker
+
+        real, volumes = self._hosts.locate(host, path)
+        if PurePosixPath() not in volumes:
+            source, read_only = self._volume(host, str(real)), bool(point.get("readOnly"))
+            yield docker.types.Mount(point["containerPath"], source, type="volume", read_only=read_only, no_copy=True)
+        for below, source in volumes.items():
+            target = str(PurePosixPath(point["containerPath"]) / below)
+            yield docker.types.Mount(target, source, type="bind", read_only=True)
 
     def _volume(self, host: Host, path: str) -> str:
         """Return the volume with what ``path`` holds on the AMI; made at its first use."""

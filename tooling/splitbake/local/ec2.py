@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import logging
+import secrets
+from functools import partial
 from threading import Lock, Thread
 from typing import Any
 
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models import EC2Backend
 from moto.ec2.models.instances import Instance, InstanceState, Reservation
+from moto.ec2.responses.instances import InstanceResponse
+from moto.ec2.utils import convert_tag_spec
 
-from splitbake.local import launch_templates, retiring, sharing
-from splitbake.local.amis import BASE_GIB, Amis
+from splitbake.local import launch_options, launch_templates, netns, retiring, sharing
+from splitbake.local.amis import Amis
+from splitbake.local.block_devices import overlaid
 from splitbake.local.copies import Copies
+from splitbake.local.disks import DiskError, Disks
+from splitbake.local.engine import labels
 from splitbake.local.hooks import Hook, around
-from splitbake.local.machines import Machines
+from splitbake.local.inside import Inside
+from splitbake.local.machines import Boot, Machines
+from splitbake.local.metadata import InstanceMetadata
+from splitbake.local.snapshots import Snapshots
 from splitbake.local.state import Cloud
+from splitbake.local.volumes import Planned, Volumes, no_room
 
 log = logging.getLogger("splitbake.local.ec2")
 
@@ -23,35 +34,45 @@ log = logging.getLogger("splitbake.local.ec2")
 _NO_TOKEN = "ABCDE"  # noqa: S105
 
 
-def install(cloud: Cloud, client: Any) -> Amis:
-    """Hook EC2 and return its AMIs, which Batch needs as well."""
-    machines = Machines(cloud.id, cloud.network, client)
-    amis = Amis(machines, cloud.instance_image)
+def install(cloud: Cloud, client: Any, disks: Disks) -> tuple[Amis, Volumes]:
+    """Hook EC2 and return its AMIs and volumes, which Batch needs as well."""
+    listen = partial(netns.listen, client=client, image=cloud.instance_image, labels=labels(cloud.id))
+    machines = Machines(cloud.id, cloud.network, client, Inside(listen, cloud.registry), cloud.endpoint)
+    snapshots = Snapshots(disks, machines, cloud.instance_image)
+    snapshots.install()
+    volumes = Volumes(disks)
+    volumes.install()
+    amis = Amis(machines, snapshots)
     amis.install()
-    Copies(amis).install()
+    Copies(amis, snapshots).install()
     sharing.install()
     retiring.install()
     launch_templates.install()
-    Instances(machines, amis).install()
-    return amis
+    launch_options.install()
+    Instances(machines, amis, volumes).install()
+    return amis, volumes
 
 
 class Instances:
     """The life of instances, from RunInstances to TerminateInstances."""
 
-    def __init__(self, machines: Machines, amis: Amis) -> None:
+    def __init__(self, machines: Machines, amis: Amis, volumes: Volumes) -> None:
         self._machines = machines
         self._amis = amis
+        self._volumes = volumes
+        self._metadata = InstanceMetadata()
         self._reservations: dict[tuple[str, str, str], tuple[str, Reservation]] = {}
         self._rebooting: set[str] = set()
+        self._devices: dict[str, dict[str, str]] = {}
+        self._rebuilt: dict[str, str] = {}
         self._lock = Lock()
 
     def install(self) -> None:
         """Hook the instance calls."""
         around(EC2Backend, "run_instances", self.run)
+        around(InstanceResponse, "_parse_block_device_mapping", _block_devices)
         for name in ("describe_instances", "get_reservations_by_instance_ids", "describe_instance_status"):
             around(EC2Backend, name, self.describe)
-        around(Instance, "setup_defaults", self.root_volume)
         around(Instance, "start", self.start)
         around(Instance, "stop", self.stop)
         around(Instance, "reboot", self.reboot)
@@ -66,6 +87,7 @@ class Instances:
         token = options.get("client_token") or _NO_TOKEN
         key = (backend.account_id, backend.region_name, token)
         asked = repr((image_id, count, args, options))
+        template, wanted = _template(backend, options), options.pop("block_device_mappings", None) or []
         with self._lock:
             if token != _NO_TOKEN and key in self._reservations:
                 before, known = self._reservations[key]
@@ -74,16 +96,23 @@ class Instances:
                         "IdempotentParameterMismatch", "The client token was used before with other parameters"
                     )
                 return known
-            image = self._amis.image(backend, image_id or _template_image(backend, options))
-            reservation = _booked(proceed, backend, image_id, count, *args, **options)
+            ami = self._amis.usable(backend, image_id or _image_of(template))
+            image = self._amis.image(backend, ami.id)
+            volumes = self._volumes.plan(backend, ami, overlaid(template.get("BlockDeviceMappings", []), wanted))
+            options |= launch_options.of_template(template, options)
+            reservation = _booked(proceed, backend, image_id, count, *args, block_device_mappings=[], **options)
             self._reservations[key] = (asked, reservation)
             for instance in reservation.instances:
                 instance._state = InstanceState("pending", 0)
+        tags = convert_tag_spec(template.get("TagSpecifications", [])).get("volume", {})
+        tags |= options.get("tags", {}).get("volume", {})
         try:
+            launch_options.settle(reservation.instances, ami, template, options)
             for instance in reservation.instances:
-                self._launch(backend, instance, image)
-        except EC2ClientError:
-            del self._reservations[key]
+                self._volumes_of(instance, volumes, tags)
+                self._await_ssh(instance, self._booted(instance, image))
+        except BaseException:
+            self._reservations.pop(key, None)
             for instance in reservation.instances:
                 instance.terminate()
             raise
@@ -106,7 +135,7 @@ class Instances:
     def start(self, proceed: Hook, instance: Any) -> InstanceState:
         """StartInstances: the same file system boots again, at an address that Docker chooses anew."""
         self._settle(instance)
-        address = self._machines.start(instance.id)
+        address = self._started(instance)
         previous: InstanceState = proceed()
         self._await_ssh(instance, address)
         return previous
@@ -135,29 +164,49 @@ class Instances:
         self._amis.settle(instance.id)
         instance._state.name, instance._state.code = "shutting-down", 32
         self._machines.remove(instance.id)
+        if image := self._rebuilt.pop(instance.id, None):
+            self._machines.forget(image)
         previous: InstanceState = proceed()
         return previous
 
-    def root_volume(self, proceed: Hook, instance: Any) -> None:
-        """Give an instance the root volume of its AMI (moto: 8 GiB at a fixed device name)."""
-        ami = sharing.find(instance.ec2_backend, instance.image_id)
-        size = ami.ebs_snapshot.volume.size if ami else BASE_GIB
-        instance.add_block_device(size, instance.root_device_name, None, False, True, None, "gp3")
+    def _volumes_of(self, instance: Any, planned: list[Planned], tags: dict[str, str]) -> None:
+        try:
+            self._volumes.equip(instance, planned, tags)
+            self._devices[instance.id] = self._volumes.devices(instance)
+        except DiskError as problem:
+            raise no_room(problem) from problem
 
-    def _launch(self, backend: Any, instance: Any, image: str) -> None:
+    def _started(self, instance: Any) -> str:
+        """Boot a stopped instance and return its address.
+
+        Docker cannot change the devices of a container: where volumes came or went, a new one gets its file system.
+        """
+        try:
+            devices = self._volumes.devices(instance)
+        except DiskError as problem:
+            raise no_room(problem) from problem
+        if devices == self._devices[instance.id]:
+            return self._machines.start(instance.id)
+        before = self._rebuilt.get(instance.id)
+        image, _ = self._machines.commit(instance.id, f"{instance.id}-{secrets.token_hex(4)}")
+        self._machines.remove(instance.id)
+        self._rebuilt[instance.id], self._devices[instance.id] = image, devices
+        address = self._booted(instance, image)
+        if before:
+            self._machines.forget(before)
+        return address
+
+    def _booted(self, instance: Any, image: str) -> str:
+        """Boot an instance from an image and return its address."""
         import docker
 
-        pair = backend.key_pairs.get(instance.key_name)
-        keys = [pair.material_public.decode().strip()] if pair else []
+        look = self._metadata.look(instance.ec2_backend, instance)
         try:
-            address = self._machines.launch(instance.id, image, keys)
-        except docker.errors.DockerException as problem:
+            return self._machines.launch(instance.id, image, Boot(metadata=look, devices=self._devices[instance.id]))
+        except (docker.errors.DockerException, OSError) as problem:
             log.exception("instance %s cannot be started", instance.id)
             reason = getattr(problem, "explanation", None) or problem
             raise EC2ClientError("InsufficientInstanceCapacity", f"Docker cannot start it: {reason}") from problem
-        if instance.root_device_name not in instance.block_device_mapping:
-            instance.setup_defaults()
-        self._await_ssh(instance, address)
 
     def _should_run(self, instance: Any) -> bool:
         return instance.state == "running" and instance.id not in self._rebooting
@@ -172,6 +221,7 @@ class Instances:
         """Book ``address``, and let the instance be ``running`` as soon as sshd answers there."""
         interface = instance.nics[0]
         interface.public_ip = interface.private_ip_address = address
+        interface.mac_address = self._machines.mac_address(instance.id)
         interface.private_ip_addresses[0]["PrivateIpAddress"] = address
         state = instance._state = InstanceState("pending", 0)
 
@@ -196,8 +246,18 @@ def _booked(proceed: Hook, backend: Any, *args: Any, **options: Any) -> Reservat
     return reservation
 
 
-def _template_image(backend: Any, options: dict[str, Any]) -> str:
-    """Return the AMI that the launch template of a RunInstances call names."""
-    if not options.get("launch_template"):
+def _template(backend: Any, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the data of the launch template that a RunInstances call names; empty where it names none."""
+    named = options.get("launch_template")
+    return dict(backend._get_template_from_args(named).data) if named else {}
+
+
+def _image_of(template: dict[str, Any]) -> str:
+    if "ImageId" not in template:
         raise EC2ClientError("MissingParameter", "The request must contain the parameter ImageId")
-    return str(backend._get_template_from_args(options["launch_template"]).image_id)
+    return str(template["ImageId"])
+
+
+def _block_devices(proceed: Hook, response: Any) -> list[dict[str, Any]]:
+    """Return the block device mappings of a call as they are (moto: members that were left out become false)."""
+    return list(response._get_param("BlockDeviceMappings", []))

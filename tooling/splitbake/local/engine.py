@@ -100,8 +100,8 @@ def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
         remove("container", container.name, container.remove, force=True, v=True)
     for volume in client.volumes.list(filters=of_cloud):
         remove("volume", volume.name, volume.remove, force=True)
-    for image in client.images.list(all=True, filters=of_cloud):
-        remove("image", image.short_id, client.images.remove, image=image.id, force=True)
+    for image in client.api.images(all=True, filters=of_cloud):
+        remove("image", image["Id"][:19], client.images.remove, image=image["Id"], force=True)
     for name in _names(client, f"{registry}/") if registry else []:
         remove("image name", name, client.images.remove, image=name, force=True)
     for network in client.networks.list(filters=of_cloud):
@@ -110,8 +110,9 @@ def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
 
 
 def _names(client: Any, prefix: str) -> list[str]:
-    """Return the names of the engine's images that start with ``prefix``: a pushed image has one by its digest, too."""
-    images = client.images.list()
-    tags = [tag for image in images for tag in image.tags]
-    digests = [name for image in images for name in image.attrs.get("RepoDigests") or []]
-    return [name for name in tags + digests if name.startswith(prefix)]
+    """Return the names of the engine's images that start with ``prefix``: a pushed image has one by its digest, too.
+
+    From the list itself: to look at each image would fail where another cloud removes one of its own meanwhile.
+    """
+    names = [name for image in client.api.images() for key in ("RepoTags", "RepoDigests") for name in image[key] or []]
+    return [name for name in names if name.startswith(prefix)]

@@ -16,14 +16,16 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
+from splitbake.local.calls import CALLER, Caller
 from splitbake.local.keys import Key, Keyring
+from splitbake.local.sessions import Session
 
 log = logging.getLogger("splitbake.local.guard")
 
@@ -65,12 +67,14 @@ class Guard:
         host: the only Host header that is let in, ``address:port``.
         cloud_id: what the probe answers.
         keys: the access keys that are known, and the secrets that signatures are checked with.
+        sessions: finds the session of a role by its access key.
     """
 
     app: Callable[..., Iterable[bytes]]
     host: str
     cloud_id: str
     keys: Keyring
+    sessions: Callable[[str], Session | None] = field(default=lambda _: None)
 
     def __call__(self, environ: Environ, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Check one call and pass it on, or answer 403."""
@@ -124,7 +128,8 @@ class Guard:
         seconds = min(_number(query.get("X-Amz-Expires", "")), LONGEST_LIFETIME.total_seconds())
         if not -CLOCK_SKEW <= _now() - _moment(stamp) <= timedelta(seconds=seconds):
             raise Refused("The presigned URL has expired.")
-        fields = {name: query.get(f"X-Amz-{name}", "") for name in ("Credential", "SignedHeaders", "Signature")}
+        names = ("Credential", "SignedHeaders", "Signature", "Security-Token")
+        fields = {name: query.get(f"X-Amz-{name}", "") for name in names}
         pairs = environ.get("QUERY_STRING", "").split("&")
         unsigned = "&".join(pair for pair in pairs if not pair.startswith("X-Amz-Signature="))
         self._check_v4(environ, fields, stamp, unsigned, presigned=True)
@@ -140,7 +145,8 @@ class Guard:
         scope = fields.get("Credential", "").split("/")
         if len(scope) != 5:  # noqa: PLR2004 - key, date, region, service, aws4_request
             raise Refused("The credential scope of the signature is malformed.")
-        key = self._key(scope[0])
+        token = fields.get("Security-Token") or environ.get("HTTP_X_AMZ_SECURITY_TOKEN", "")
+        key = self._key(scope[0], token)
         names = fields.get("SignedHeaders", "").split(";")
         needed = {"HTTP_HOST", *(key for key in environ if key.startswith("HTTP_X_AMZ_"))}
         if uncovered := sorted(needed - {_header_key(name) for name in names}):
@@ -167,7 +173,7 @@ class Guard:
         from botocore.compat import HTTPHeaders
         from botocore.credentials import Credentials
 
-        key = self._key(query["AWSAccessKeyId"])
+        key = self._key(query["AWSAccessKeyId"], "")
         if _now().timestamp() > _number(query.get("Expires", "")):
             raise Refused("The presigned URL has expired.")
         signer: Any = HmacV1QueryAuth(Credentials(key.id, key.secret))
@@ -180,9 +186,16 @@ class Guard:
         self._compare(signer.get_signature(environ["REQUEST_METHOD"], url, headers), query.get("Signature", ""))
         _book(environ, key, f"{key.id}/-/us-east-1/s3/aws4_request", "host")
 
-    def _key(self, key_id: str) -> Key:
-        if (key := self.keys.holder(key_id)) is None:
+    def _key(self, key_id: str, token: str) -> Key:
+        """Return the key of that id: of an account, or with its token of a role's session."""
+        key = self.keys.holder(key_id) or self.sessions(key_id)
+        if key is None:
             raise Refused("The access key is not one of this local cloud; each `up` makes new ones.")
+        if isinstance(key, Session):
+            if not hmac.compare_digest(token.encode(), key.token.encode()):
+                raise Refused("The session token is not the one of this access key.")
+            if _now() > key.expires:
+                raise Refused("The session of the role has expired.")
         return key
 
     def _compare(self, expected: str, given: str) -> None:
@@ -221,7 +234,10 @@ def _header_name(key: str) -> str:
 
 
 def _book(environ: Environ, key: Key, scope: str, signed_headers: str) -> None:
-    """Write the headers by which moto finds service, region and account: nothing in them but what was verified."""
+    """Write down who calls, and the headers by which moto finds service, region and account: only what was verified."""
+    _, _, region, service, _ = scope.split("/")
+    arn, role = (key.arn, key.role) if isinstance(key, Session) else (f"arn:aws:iam::{key.account}:root", "")
+    environ[CALLER] = Caller(arn, key.account, service, region, role)
     environ["HTTP_AUTHORIZATION"] = (
         f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders={signed_headers}, Signature=verified"
     )

@@ -15,13 +15,15 @@ from datetime import datetime
 from threading import Timer
 from typing import Any
 
+from moto.batch.exceptions import ClientException
 from moto.batch.models import Job
 from moto.batch.responses import BatchResponse
 from moto.batch.utils import JobStatus
 
 from splitbake.local.batch import Environments
-from splitbake.local.containers import Containers, Host, JobFailedError, JobSpec
+from splitbake.local.containers import Containers, JobFailedError, JobSpec
 from splitbake.local.hooks import Hook, around
+from splitbake.local.hosts import Host
 
 log = logging.getLogger("splitbake.local.jobs")
 
@@ -139,12 +141,17 @@ class Runner:
 
     def _await_host(self, job: Any) -> Host | None:
         """Wait for an environment that can run the job; None when the job was terminated meanwhile."""
+        said = ""
         while not job.stop:
             enabled = [one for one in job.job_queue.environments if one.state == "ENABLED"]
             for environment in enabled if job.job_queue.state == "ENABLED" else []:
                 if self._environments.status(job.backend, environment)[0] == "VALID":
-                    ami, image = self._environments.image(job.backend, environment)
-                    return Host(ami, image, environment.name)
+                    try:
+                        return self._environments.host(job.backend, environment)
+                    except ClientException as problem:
+                        if problem.message != said:
+                            log.info("job %s waits for a host of %s: %s", job.job_id, environment.name, problem.message)
+                        said = problem.message
             time.sleep(_POLL)
         return None
 

@@ -15,6 +15,7 @@ from moto.ec2.responses import EC2Response
 from moto.ec2.responses.launch_templates import LaunchTemplates
 from moto.ec2.utils import parse_user_data
 
+from splitbake.local.block_devices import check_rates
 from splitbake.local.hooks import Hook, around
 
 
@@ -67,6 +68,7 @@ class Versions:
         description = response._get_param("VersionDescription")
         token = response._get_param("ClientToken")
         response.error_on_dryrun()
+        check_rates(given.get("BlockDeviceMappings", []))
         asked = repr((source, description, given))
         with self._lock:
             before, version = self._by_token.get((template.id, token), (asked, None))
@@ -86,6 +88,7 @@ def create(  # noqa: PLR0917 - moto's own order
     proceed: Hook, backend: Any, name: str, description: str, data: dict[str, Any], tags: dict[str, Any]
 ) -> LaunchTemplate:
     """CreateLaunchTemplate: the tags of the template are not part of its data (moto writes them into it)."""
+    check_rates(data.get("BlockDeviceMappings", []))
     kept = [one for one in data.pop("TagSpecifications", []) if one.get("ResourceType") != "launch-template"]
     data = {key: value for key, value in data.items() if value is not None}
     template: LaunchTemplate = proceed(name, description, data | ({"TagSpecifications": kept} if kept else {}), tags)

@@ -1,38 +1,63 @@
 """Instances as containers: systemd is process 1, sshd answers, nothing is published on the host.
 
-A container needs ``SYS_ADMIN`` (systemd mounts its own cgroups and API file systems) and the default seccomp and
-AppArmor filters off, but never ``--privileged``: no devices of the host, and a cgroup namespace of its own. That keeps
-accidents in, not malice: root with ``SYS_ADMIN`` can become root of the machine. Seen to work on cgroup v1; for v2
-``recipes/instance/boot`` makes the container's own cgroup tree writable.
+A container needs ``SYS_ADMIN`` (systemd mounts its own cgroups and API file systems), ``NET_ADMIN`` (Docker inside has
+networks of its own) and the default seccomp and AppArmor filters off, but never ``--privileged``: no devices of the
+host, and a cgroup namespace of its own, in which ``recipes/instance/boot`` lets it write. That keeps accidents in, not
+malice: root with ``SYS_ADMIN`` can become root of the machine. Seen to work on cgroup v1.
 """
 
 from __future__ import annotations
 
-import io
 import socket
-import tarfile
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
+from splitbake.local.docker_roots import DockerRoots
 from splitbake.local.engine import LABEL, labels
-
-#: Where cloud-init's NoCloud source looks for its seed; ``recipes/instance/boot`` reads it.
-_SEED = "var/lib/cloud/seed/nocloud"
+from splitbake.local.imds import Look
+from splitbake.local.inside import Inside
 
 #: Seconds that systemd gets to shut down before the container is killed.
 STOP_TIMEOUT = 20
 
 
 @dataclass(frozen=True)
+class Boot:
+    """What an instance is born with.
+
+    Attributes:
+        metadata: what its metadata service says: user data, public keys, role, all of it.
+        devices: block device of this machine (``/dev/loop7``) -> its name in the instance (``/dev/sdf``).
+    """
+
+    metadata: Look
+    devices: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Machines:
-    """The containers of one cloud that stand for EC2 instances."""
+    """The containers of one cloud that stand for EC2 instances.
+
+    Attributes:
+        inside: what they find in their own network.
+        endpoint: where AWS is for what runs in an instance.
+    """
 
     cloud_id: str
     network: str
     client: Any
+    inside: Inside
+    endpoint: str
 
-    def launch(self, instance_id: str, image: str, public_keys: list[str]) -> str:
+    @property
+    def docker_roots(self) -> DockerRoots:
+        """What their own Docker holds."""
+        return DockerRoots(self.cloud_id, self.client)
+
+    def launch(self, instance_id: str, image: str, boot: Boot) -> str:
         """Start an instance from ``image`` and return its address."""
         container = self.client.containers.create(
             image,
@@ -41,34 +66,39 @@ class Machines:
             hostname=instance_id,
             labels=labels(self.cloud_id, instance=instance_id),
             network=self.network,
-            cap_add=["SYS_ADMIN"],
+            environment={"AWS_ENDPOINT_URL": self.endpoint},
+            sysctls={"net.ipv4.ip_forward": "1"},  # for the containers inside; /proc/sys is read-only in there
+            devices=[f"{device}:{name}:rwm" for device, name in boot.devices.items()],
+            cap_add=["SYS_ADMIN", "NET_ADMIN"],
             security_opt=["seccomp=unconfined", "apparmor=unconfined"],
             cgroupns="private",
+            mounts=[self.docker_roots.mount()],
             tmpfs={"/run": "mode=755", "/run/lock": "mode=1777", "/tmp": "exec,mode=1777"},  # noqa: S108
         )
-        seed = {"instance-id": f"{instance_id}\n", "public-keys": "".join(f"{key}\n" for key in public_keys)}
-        container.put_archive("/", _tar({f"{_SEED}/{name}": text for name, text in seed.items()}))
+        self.docker_roots.fill(container, image)
         container.start()
-        return self.address(instance_id)
+        return self._serve(instance_id, boot.metadata)
 
     def start(self, instance_id: str) -> str:
         """Start a stopped instance and return its address, which may be another one now."""
         self._get(instance_id).start()
-        return self.address(instance_id)
+        return self._serve(instance_id)
 
     def stop(self, instance_id: str) -> None:
         """Shut an instance down, its file system stays."""
         self._get(instance_id).stop(timeout=STOP_TIMEOUT)
+        self.inside.close(instance_id)
 
     def restart(self, instance_id: str) -> str:
         """Reboot an instance and return its address."""
         self._get(instance_id).restart(timeout=STOP_TIMEOUT)
-        return self.address(instance_id)
+        return self._serve(instance_id)
 
     def remove(self, instance_id: str) -> None:
         """Remove an instance with its volumes; one that is gone already, or going, is fine."""
         import docker
 
+        self.inside.forget(instance_id)
         try:
             self._get(instance_id).remove(force=True, v=True)
         except docker.errors.NotFound:
@@ -79,15 +109,19 @@ class Machines:
 
     def commit(self, instance_id: str, ami_id: str) -> tuple[str, int]:
         """Make an image of an instance's file system; return its name and its bytes on disk."""
-        changes = [f"LABEL {key}={value}" for key, value in labels(self.cloud_id, ami=ami_id).items()]
         repository = f"splitbake/{self.cloud_id}"
-        image = self._get(instance_id).commit(repository=repository, tag=ami_id, pause=True, changes=changes)
-        return f"{repository}:{ami_id}", int(image.attrs["Size"])
+        changes = [f"LABEL {key}={value}" for key, value in labels(self.cloud_id, ami=ami_id).items()]
+        container = self._get(instance_id)
+        with _paused(container):
+            carried = self.docker_roots.keep(container, f"{repository}:{ami_id}")
+            image = container.commit(repository=repository, tag=ami_id, pause=False, changes=changes)
+        return f"{repository}:{ami_id}", int(image.attrs["Size"]) + carried
 
     def forget(self, image: str) -> None:
         """Remove an image that :meth:`commit` made; instances that still run from it keep their layers."""
         import docker
 
+        self.docker_roots.drop(image)
         try:
             self.client.images.remove(image, force=True)
         except docker.errors.ImageNotFound:
@@ -95,8 +129,11 @@ class Machines:
 
     def address(self, instance_id: str) -> str:
         """Return the instance's address on the cloud's network, empty where it does not run."""
-        networks = self._get(instance_id).attrs["NetworkSettings"]["Networks"]
-        return str(networks[self.network]["IPAddress"])
+        return str(self._interface(instance_id)["IPAddress"])
+
+    def mac_address(self, instance_id: str) -> str:
+        """Return the hardware address of the instance's interface, empty where it does not run."""
+        return str(self._interface(instance_id)["MacAddress"])
 
     def states(self) -> dict[str, bool]:
         """Return for each instance that has a container whether it runs now."""
@@ -118,6 +155,15 @@ class Machines:
             time.sleep(0.1)
         return False
 
+    def _serve(self, instance_id: str, look: Look | None = None) -> str:
+        """Open the metadata service of an instance that starts, and return its address."""
+        container = self._get(instance_id)
+        self.inside.open(instance_id, container.attrs["State"]["Pid"], look)
+        return str(container.attrs["NetworkSettings"]["Networks"][self.network]["IPAddress"])
+
+    def _interface(self, instance_id: str) -> Any:
+        return self._get(instance_id).attrs["NetworkSettings"]["Networks"][self.network]
+
     def _get(self, instance_id: str) -> Any:
         return self.client.containers.get(self._name(instance_id))
 
@@ -125,17 +171,14 @@ class Machines:
         return f"splitbake-{self.cloud_id}-{instance_id}"
 
 
-def _tar(files: dict[str, str]) -> bytes:
-    """Return a tar of ``files`` with their folders, owned by root."""
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for path, text in files.items():
-            parts = path.split("/")[:-1]
-            for depth in range(1, len(parts) + 1):
-                folder = tarfile.TarInfo("/".join(parts[:depth]))
-                folder.type, folder.mode = tarfile.DIRTYPE, 0o755
-                tar.addfile(folder)
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(text.encode()), 0o644
-            tar.addfile(entry, io.BytesIO(text.encode()))
-    return buffer.getvalue()
+@contextmanager
+def _paused(container: Any) -> Iterator[None]:
+    """Let a running container stand still, as CreateImage does with a running instance."""
+    running = container.status == "running"
+    if running:
+        container.pause()
+    try:
+        yield
+    finally:
+        if running:
+            container.unpause()

@@ -1,7 +1,8 @@
 """The server process of one local cloud: ``python -m splitbake.local.server STATE_DIR``.
 
-moto answers the AWS API; the hooks make instances, images, the registry and jobs real. Its settings are read from
-the environment at import time, so they are set before moto is imported.
+moto answers the AWS API; the hooks make instances, images, the registry and jobs real. A call comes through the guard
+(who is it?), then the gate (may it? and write it down), then to moto. moto's settings are read from the environment at
+import time, so they are set before it is imported.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def serve(cloud: Cloud) -> None:
         "MOTO_DISABLE_GLOBAL_CORS": "true",
         "MOTO_EC2_LOAD_DEFAULT_AMIS": "false",
         "MOTO_ENABLE_KEYPAIR_VALIDATION": "true",
+        "MOTO_IAM_LOAD_MANAGED_POLICIES": "true",  # AWS's own, which a temporary role gets
     }
     from moto.moto_server.werkzeug_app import (
         DomainDispatcherApplication,
@@ -46,23 +48,32 @@ def serve(cloud: Cloud) -> None:
     )
     from werkzeug.serving import make_server
 
-    from splitbake.local import services
+    from splitbake.local import services, sessions
+    from splitbake.local.calls import Recorder
+    from splitbake.local.gate import Gate
     from splitbake.local.guard import Guard
 
     services.install(cloud)
+    sessions.install()
+    recorder = Recorder(cloud.directory)
     address = urlsplit(cloud.endpoint)
     guard = Guard(
-        app=DomainDispatcherApplication(create_backend_app),
+        app=Gate(DomainDispatcherApplication(create_backend_app), recorder),
         host=address.netloc,
         cloud_id=cloud.id,
         keys=cloud.keys,
+        sessions=sessions.find,
     )
     assert address.hostname is not None  # noqa: S101 - `up` wrote it
     assert address.port is not None  # noqa: S101
     handler = _handler(MotoRequestHandler)
     server = make_server(address.hostname, address.port, guard, threaded=True, request_handler=handler)
     log.info("local cloud %s listens on %s", cloud.id, cloud.endpoint)
-    server.serve_forever()
+    recorder.start()
+    try:
+        server.serve_forever()
+    finally:
+        recorder.close()
 
 
 def _handler(base: Any) -> Any:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from splitbake.local import batch, ec2, ecr, engine, jobs, ssm
 from splitbake.local.containers import Containers
+from splitbake.local.disks import Disks
+from splitbake.local.hosts import Hosts
 from splitbake.local.registry import Registry
 from splitbake.local.state import Cloud
 
@@ -12,7 +14,9 @@ def install(cloud: Cloud) -> None:
     """Make moto's bookkeeping of ``cloud`` real."""
     client = engine.connect()
     registry = Registry(cloud.registry, cloud.registry_password)
-    amis = ec2.install(cloud, client)
-    jobs.install(batch.install(amis), Containers(cloud, client))
+    disks = Disks(cloud, client)
+    hosts = Hosts(cloud, client, disks)
+    amis, volumes = ec2.install(cloud, client, disks)
+    jobs.install(batch.install(amis, volumes, hosts), Containers(cloud, client, hosts))
     ecr.install(registry, cloud)
     ssm.install()
