@@ -49,6 +49,12 @@ variable "security_group" {
   default     = ""
 }
 
+variable "profile" {
+  type        = string
+  description = "name of the instance profile of the builder"
+  default     = ""
+}
+
 locals {
   name = "video-analysis-${substr(replace(var.fingerprint, "sha256:", ""), 0, 12)}-${var.run}"
   tags = {
@@ -66,12 +72,13 @@ source "amazon-ebs" "ami" {
   ami_name             = local.name
   ami_description      = "video-analysis: models on ami-0ca77a28d8801702a"
   instance_type        = "m6i.xlarge"
-  ssh_username         = "ec2-user"
   ssh_interface        = "public_ip"
-  ssh_timeout          = "10m"
+  ssh_username         = "ec2-user"
+  ssh_timeout          = "15m"
   ssh_keypair_name     = var.key_pair
   ssh_private_key_file = var.private_key
   security_group_id    = var.security_group
+  iam_instance_profile = var.profile
   custom_endpoint_ec2  = var.ec2_endpoint
   shutdown_behavior    = "terminate"
   run_tags             = local.tags
@@ -82,7 +89,16 @@ source "amazon-ebs" "ami" {
   launch_block_device_mappings {
     device_name           = "/dev/xvda"
     volume_type           = "gp3"
-    volume_size           = 31
+    volume_size           = 30
+    iops                  = 3000
+    throughput            = 250
+    delete_on_termination = true
+  }
+
+  launch_block_device_mappings {
+    device_name           = "/dev/sdf"
+    volume_type           = "gp3"
+    volume_size           = 1
     iops                  = 3000
     throughput            = 250
     delete_on_termination = true
@@ -111,8 +127,30 @@ build {
   }
 
   provisioner "shell" {
+    script          = "${path.root}/scripts/20-volumes.sh"
+    execute_command = "sudo env {{ .Vars }} sh {{ .Path }}"
+  }
+
+  provisioner "shell" {
     script          = "${path.root}/scripts/30-models.sh"
     execute_command = "sudo env {{ .Vars }} sh {{ .Path }}"
+  }
+
+  provisioner "shell" {
+    script          = "${path.root}/scripts/50-preload.sh"
+    execute_command = "sudo env {{ .Vars }} sh {{ .Path }}"
+  }
+
+  provisioner "shell" {
+    script          = "${path.root}/scripts/60-host.sh"
+    execute_command = "sudo env {{ .Vars }} sh {{ .Path }}"
+  }
+
+  # Checks the builder before there is any AMI; splitbake build says by its environment how.
+  provisioner "shell-local" {
+    script           = "${path.root}/scripts/80-gate.sh"
+    environment_vars = ["SPLITBAKE_GATE_HOST=${build.Host}", "SPLITBAKE_GATE_PORT=${build.Port}", "SPLITBAKE_GATE_USER=${build.User}"]
+    execute_command  = ["sh", "-c", "{{ .Vars }} sh \"$0\"", "{{ .Script }}"]
   }
 
   provisioner "shell" {

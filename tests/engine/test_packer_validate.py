@@ -12,6 +12,7 @@ import pytest
 
 from splitbake.bake import packer as tool
 from splitbake.generate import entrypoint, hcl, packer
+from splitbake.generate import source as source_block
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 
@@ -23,7 +24,7 @@ pytestmark = [
 NASTY = "a ${var.run} $${y} %{if} %%{ \"q\" 'p' \\ back {{ timestamp }} {{`x`}} é 🎬 end$"
 
 
-def manifest_of(**builder: Any) -> Manifest:
+def manifest_of(*, ami: dict[str, Any] | None = None, **builder: Any) -> Manifest:
     manifest = Manifest.model_validate(
         {
             "version": 1,
@@ -44,7 +45,7 @@ def manifest_of(**builder: Any) -> Manifest:
     )
     # Not validated: the writer may not rely on what the manifest's own checks let through.
     changed = manifest.ami.builder.model_copy(update=builder)
-    return manifest.model_copy(update={"ami": manifest.ami.model_copy(update={"builder": changed})})
+    return manifest.model_copy(update={"ami": manifest.ami.model_copy(update={"builder": changed} | (ami or {}))})
 
 
 LOCK = Lock.model_validate(
@@ -85,12 +86,20 @@ def written(folder: Path, manifest: Manifest) -> Path:
     [
         {},
         {"subnet": "subnet-0a1b2c3d", "profile": "builder", "connect": "private-ip"},
+        {"connect": "session-manager", "profile": "builder", "spot": True},
         {"subnet": NASTY, "profile": NASTY, "instance_type": NASTY},
     ],
-    ids=["plain", "everything", "nasty"],
+    ids=["plain", "private", "session manager", "nasty"],
 )
 def test_packer_validates_all_of_it(tmp_path: Path, builder: dict[str, str]) -> None:
     template = written(tmp_path, manifest_of(**builder))
+    done = run("validate", str(template), cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("key", [None, "alias/models", NASTY])
+def test_packer_validates_encryption(tmp_path: Path, key: str | None) -> None:
+    template = written(tmp_path, manifest_of(ami={"encrypt": True, "kms_key": key}))
     done = run("validate", str(template), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -113,7 +122,7 @@ def test_it_is_formatted_as_packer_fmt_does(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", [NASTY, "{{", "}}", "${", "$", "%", "\n\t\x7f\u2028", "\\u0024{x}"])
 def test_packer_reads_back_exactly_the_text(tmp_path: Path, text: str) -> None:
     target = tmp_path / "out"
-    source = hcl.Block("source", ("file", "x"), {"content": packer._text(text), "target": str(target)})
+    source = hcl.Block("source", ("file", "x"), {"content": source_block.text(text), "target": str(target)})
     (tmp_path / "x.pkr.hcl").write_text(
         hcl.render(source, hcl.Block("build", (), {"sources": ["source.file.x"]})), encoding="utf-8"
     )
@@ -145,4 +154,4 @@ def test_the_scripts_are_clean_for_shellcheck(tmp_path: Path) -> None:
     entry.write_text(entrypoint.render(manifest_of(), LOCK)[entrypoint.SCRIPT], encoding="utf-8")
     scripts = [entry, *(tmp_path / "packer" / "scripts").glob("*.sh")]
     done = subprocess.run(["shellcheck", *map(str, scripts)], capture_output=True, text=True, check=False)
-    assert (len(scripts), done.returncode, done.stdout) == (4, 0, "")
+    assert (len(scripts), done.returncode, done.stdout) == (8, 0, "")

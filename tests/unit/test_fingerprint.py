@@ -313,7 +313,7 @@ def test_the_inputs_of_the_ami(small):
         "model/checkpoints/e": "e" * 64,
         "script/setup/first.sh": digest("#!/bin/sh\necho first\n"),
         "script/setup/second.sh": digest("#!/bin/sh\necho second\n"),
-        **{f"script/{name}": digest(text) for name, text in packer.scripts(small.project.manifest).items()},
+        **{f"script/{name}": digest(text) for name, text in packer.scripts(small.project.manifest, small.project.lock).items()},
     }
 
 

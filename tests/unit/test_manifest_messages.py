@@ -98,7 +98,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         ),
         ("models/a.onnx, from", "../a.onnx, from", "6:14: expected a path below the folder it belongs to"),
         ('"s3://bucket/models/a.onnx"', '"s3://bucket"', "6:35: expected s3://bucket/key, for example"),
-        ('"s3://bucket/models/a.onnx"', '"s4://bucket/a"', "6:35: expected s3://, https://, hf:// or a path in the project"),
+        ('"s3://bucket/models/a.onnx"', '"s4://bucket/a"', "6:35: expected s3://, https://, hf:// or a path"),
         ('"s3://bucket/models/a.onnx"', "https://me:pw@host/a", "6:35: a password cannot stand in the manifest"),
         ('"s3://bucket/models/a.onnx"', "a/../b", "6:35: expected a path below the project's folder"),
         ('"s3://bucket/models/a.onnx"', '"s3://bucket/models/"', "6:29: path and from must both end with /"),
@@ -192,7 +192,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         (
             "image:",
             "  builder: {connect: session-manager}\nimage:",
-            "11:13: the builder needs a role for Systems Manager: give profile, or permissions_boundary for a temporary one",
+            "11:13: the builder needs a role for Systems Manager: give profile, or permissions_boundary for a temporary",
         ),
         (
             "image:",

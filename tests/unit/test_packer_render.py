@@ -13,12 +13,24 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitbake.errors import ManifestError
-from splitbake.generate import hygiene, packer
+from splitbake.generate import hygiene, packer, source
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 
 GIB = 1024**3
 NAMES = json.loads((Path(__file__).parents[1] / "data" / "packer-names.json").read_text(encoding="utf-8"))
+
+#: Of provisioner "shell-local", which the list of names does not have (documentation of Packer 1.6 and 1.14).
+SHELL_LOCAL = {
+    "command",
+    "environment_vars",
+    "execute_command",
+    "inline",
+    "inline_shebang",
+    "only_on",
+    "script",
+    "scripts",
+}
 
 
 def manifest_with(models: dict[str, Any] | None = None, **ami: Any) -> Manifest:
@@ -83,10 +95,18 @@ def test_only_latest_has_plugins_and_metadata_options() -> None:
 
 
 @pytest.mark.parametrize("compat", ["1.6", "latest"])
-def test_every_name_is_known_to_a_current_packer(compat: Any) -> None:
-    manifest = manifest_with(
-        builder={"subnet": "subnet-0a1b2c3d", "profile": "builder", "connect": "private-ip"}, provision=["setup.sh"]
-    )
+@pytest.mark.parametrize(
+    "ami",
+    [
+        {},
+        {"builder": {"subnet": "subnet-0a1b2c3d", "profile": "builder", "connect": "private-ip"}},
+        {"builder": {"subnet": "subnet-0a1b2c3d", "profile": "builder", "connect": "session-manager", "spot": True}},
+        {"encrypt": True, "kms_key": "alias/models"},
+    ],
+    ids=["plain", "private", "session manager", "encrypted"],
+)
+def test_every_name_is_known_to_a_current_packer(compat: Any, ami: dict[str, Any]) -> None:
+    manifest = manifest_with(provision=["setup.sh"], **ami)
     parsed = hcl2.loads(packer.render(manifest, lock_with(), compat)[packer.MAIN])
     source = {name: value for name, value in parsed["source"][0]['"amazon-ebs"']['"ami"'].items() if name[:2] != "__"}
     assert source.keys() <= set(NAMES["source.amazon-ebs"])
@@ -99,16 +119,17 @@ def test_every_name_is_known_to_a_current_packer(compat: Any) -> None:
         for block in source.get(name, []):
             assert {key for key in block if key[:2] != "__"} <= NAMES["blocks"][spec].keys()
     steps = list(parsed["build"][0]["provisioner"])
-    assert len(steps) == 5
+    assert len(steps) == 9
     for step in steps:
         ((kind, body),) = [(key, value) for key, value in step.items() if key[:2] != "__"]
-        known = NAMES[f"provisioner.{kind.strip(chr(34))}"]
+        known = SHELL_LOCAL if kind == '"shell-local"' else NAMES[f"provisioner.{kind.strip(chr(34))}"]
         assert {key for key in body if key[:2] != "__"} <= set(known)
 
 
 def test_scripts_of_the_user_run_after_settling_and_before_the_models() -> None:
     text = packer.render(manifest_with(provision=["ami/one.sh", "ami/two.sh"]), lock_with(), "1.6")[packer.MAIN]
-    order = ["10-settle.sh", "/../ami/one.sh", "/../ami/two.sh", packer.REMOTE_INPUTS, "30-models.sh", "90-cleanup.sh"]
+    order = ["10-settle.sh", "/../ami/one.sh", "/../ami/two.sh", packer.REMOTE_INPUTS, "20-volumes.sh", "30-models.sh"]
+    order += ["50-preload.sh", "60-host.sh", "80-gate.sh", "90-cleanup.sh"]
     places = [text.index(f'{name}"') for name in order]
     assert places == sorted(places)
 
@@ -128,22 +149,53 @@ def test_every_placeholder_of_the_scripts_is_filled() -> None:
 
 @given(size=st.integers(0, 200 * GIB), base=st.integers(1, 100))
 def test_the_volume_has_room_for_base_and_models(size: int, base: int) -> None:
-    volume = packer.volume_size(manifest_with(), lock_with(size, root_size=base * GIB))
+    volume = source.root_size(manifest_with({"placement": "root"}), lock_with(size, root_size=base * GIB))
     assert base * GIB + size * 1.2 <= volume * GIB < base * GIB + size * 1.2 + GIB
+    assert source.root_size(manifest_with(), lock_with(size, root_size=base * GIB)) == base
 
 
 def test_a_volume_of_ones_own_is_rounded_up_and_never_below_the_base() -> None:
-    assert packer.volume_size(manifest_with(volume={"size": "100 GB"}), lock_with()) == math.ceil(100e9 / GIB)
+    assert source.root_size(manifest_with(volume={"size": "100 GB"}), lock_with()) == math.ceil(100e9 / GIB)
     with pytest.raises(ManifestError, match=r"needs 30 GiB"):
-        packer.volume_size(manifest_with(volume={"size": "29 GiB"}), lock_with())
+        source.root_size(manifest_with(volume={"size": "29 GiB"}), lock_with())
 
 
 @pytest.mark.parametrize(("throughput", "iops"), [("125 MiB/s", 3000), ("750 MiB/s", 3000), ("1000 MiB/s", 4000)])
 def test_gp3_always_has_iops_and_throughput(throughput: str, iops: int) -> None:
     text = packer.render(manifest_with(volume={"throughput": throughput}), lock_with(), "1.6")[packer.MAIN]
-    (volume,) = source_of(text)["launch_block_device_mappings"]
-    assert (volume["iops"], volume["throughput"]) == (iops, int(throughput.split(maxsplit=1)[0]))
-    assert volume["delete_on_termination"] is True
+    volumes = source_of(text)["launch_block_device_mappings"]
+    assert [volume["device_name"] for volume in volumes] == ['"/dev/xvda"', '"/dev/sdf"']
+    for volume in volumes:
+        assert (volume["iops"], volume["throughput"]) == (iops, int(throughput.split(maxsplit=1)[0]))
+        assert volume["delete_on_termination"] is True
+
+
+def test_every_volume_is_encrypted_or_none() -> None:
+    text = packer.render(manifest_with(encrypt=True, kms_key="alias/models"), lock_with(), "1.6")[packer.MAIN]
+    volumes = source_of(text)["launch_block_device_mappings"]
+    assert [(volume["encrypted"], volume["kms_key_id"]) for volume in volumes] == [(True, '"alias/models"')] * 2
+    plain = packer.render(manifest_with(), lock_with(), "1.6")[packer.MAIN]
+    assert "encrypted" not in plain
+
+
+def test_a_spot_builder_has_no_instance_type_of_its_own() -> None:
+    text = packer.render(manifest_with(builder={"spot": True}), lock_with(), "1.6")[packer.MAIN]
+    found = source_of(text)
+    assert (found["spot_price"], found["spot_instance_types"]) == ('"auto"', ['"m6i.xlarge"'])
+    assert "instance_type" not in found
+
+
+def test_session_manager_opens_no_address() -> None:
+    builder = {"connect": "session-manager", "profile": "builder", "subnet": "subnet-0a1b2c3d"}
+    found = source_of(packer.render(manifest_with(builder=builder), lock_with(), "1.6")[packer.MAIN])
+    assert (found["ssh_interface"], found["pause_before_ssm"]) == ('"session_manager"', '"30s"')
+    assert "associate_public_ip_address" not in found
+
+
+@given(size=st.integers(0, 400 * GIB))
+def test_packer_waits_longer_for_bigger_volumes(size: int) -> None:
+    hours = source.wait_seconds(manifest_with(), lock_with(size)) / 3600
+    assert hours >= 4 * size / (300 * GIB)
 
 
 @settings(deadline=None, max_examples=30)
@@ -157,7 +209,8 @@ def test_no_value_of_the_manifest_breaks_out(text: str) -> None:
     rendered = packer.render(manifest.model_copy(update={"ami": ami}), lock, "1.6")[packer.MAIN]
     parsed = hcl2.loads(rendered)
     assert {"variable", "locals", "source", "build"} == {key for key in parsed if key[:2] != "__"}
-    assert source_of(rendered)["instance_type"] == source_of(rendered)["iam_instance_profile"]
+    profile = next(block['"profile"'] for block in parsed["variable"] if '"profile"' in block)
+    assert source_of(rendered)["instance_type"] == source_of(rendered)["subnet_id"] == profile["default"]
 
 
 def test_tags_in_python_are_those_in_hcl() -> None:

@@ -20,7 +20,7 @@ from splitbake.release import demands
 from splitbake.release import record as records
 from splitbake.release.live import Live
 from splitbake.release.plan import plan
-from splitbake.release.targets import Pair, RootVolume
+from splitbake.release.targets import DataVolume, Pair, RootVolume
 from splitbake.state import FolderStore
 
 ACCOUNT = "123456789012"
@@ -62,10 +62,12 @@ def failing(service: str, method: str, code: str) -> Live:
     return live(service, lambda stub: stub.add_client_error(method, code))
 
 
-def test_the_root_volume_is_that_of_the_ami():
-    data = {"DeviceName": "/dev/xvdb", "Ebs": {"VolumeSize": 99}}
+def test_the_volumes_are_those_of_the_ami():
+    data = {"DeviceName": "/dev/sdf", "Ebs": {"VolumeSize": 99, "SnapshotId": "snap-2"}}
+    instance_store = {"DeviceName": "/dev/sdb", "VirtualName": "ephemeral0"}
     (root,) = DESCRIBED["BlockDeviceMappings"]
-    assert demands.root_volume(describing(BlockDeviceMappings=[data, root]), artifact()) == RootVolume("/dev/xvda", 40)
+    found = demands.volumes(describing(BlockDeviceMappings=[instance_store, data, root]), artifact(), initialize=300)
+    assert found == (RootVolume("/dev/xvda", 40), (DataVolume("/dev/sdf", "snap-2", 99, 300),))
 
 
 @pytest.mark.parametrize(

@@ -519,3 +519,13 @@ def test_what_a_promotion_does_not_take_is_told(site, world, arguments, told):
     outcome = CliRunner().invoke(command, ["--manifest", str(site.folder / "splitbake.yaml"), *arguments])
     assert isinstance(outcome.exception, UsageError)
     assert told in outcome.exception.message
+
+
+def test_accounts_of_the_manifest_get_the_ami_as_well(site, world):
+    ami = records.last_good(site.project.store(site.dev), "dev").ami
+    manifest = site.project.manifest
+    wanted = manifest.model_copy(update={"ami": manifest.ami.model_copy(update={"share": ("9" * 12, DEV)})})
+    sharing.share_verified(wanted, site.dev, ami, report(ami), silent)
+    (_, given), (_, permission) = world.calls
+    assert given["LaunchPermission"] == {"Add": [{"UserId": account} for account in sorted([PROD, "9" * 12])]}
+    assert permission["UserIds"] == sorted([PROD, "9" * 12])

@@ -13,7 +13,7 @@ PROJECT = Project(REPOSITORY / "splitbake.yaml")
 
 
 def test_the_committed_lock_answers_the_manifest():
-    assert list(lock.mismatches(PROJECT.manifest, PROJECT.lock)) == []
+    assert list(lock.mismatches(PROJECT.manifest, PROJECT.lock, PROJECT.root)) == []
 
 
 def test_the_committed_texts_are_generated_from_manifest_and_lock():

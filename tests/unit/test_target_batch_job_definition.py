@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,17 @@ def test_the_new_revision_differs_in_image_mounts_and_retry_alone():
     assert sent["tags"] == {"team": "vision"}
     assert not {"revision", "status", "jobDefinitionArn", "containerOrchestrationType"} & sent.keys()
     assert shown(step.undo[0].parameters, {}) == {"jobDefinition": "analysis:8 (predicted)"}
+
+
+def test_the_runtime_is_mounted_where_the_host_has_it():
+    with_runtime = replace(context(), runtime_root="/opt/dl-runtime")
+    (step,) = steps("jd analysis", DESCRIBED, with_runtime).steps
+    container = step.call.parameters["containerProperties"]
+    assert {"name": "dl-runtime", "host": {"sourcePath": "/opt/dl-runtime"}} in container["volumes"]
+    wanted = {"sourceVolume": "dl-runtime", "containerPath": "/opt/dl-runtime", "readOnly": True}
+    assert wanted in container["mountPoints"]
+    assert len(container["volumes"]) == 5
+    assert steps("jd analysis", {**DESCRIBED, **step.call.parameters}, with_runtime).steps == ()
 
 
 def test_environment_values_are_sent_but_never_shown():

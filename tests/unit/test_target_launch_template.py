@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from splitbake.artifact import Artifact
 from splitbake.errors import ReleaseError
 from splitbake.release.steps import Output, Phase, shown
-from splitbake.release.targets import Context, Pair, RootVolume
+from splitbake.release.targets import Context, DataVolume, Pair, RootVolume
 from splitbake.release.targets.launch_template import Template, steps
 
 OLD, NEW = "ami-00000000000000001", "ami-00000000000000002"
@@ -100,3 +101,46 @@ def test_a_root_device_that_cannot_boot_the_ami_is_refused(mapping, what):
 def test_an_ami_that_a_parameter_names_is_refused():
     with pytest.raises(ReleaseError, match="resolve:ssm:/gpu/ami"):
         steps("lt gpu", template({**DATA, "ImageId": "resolve:ssm:/gpu/ami"}), context())
+
+
+MODELS = DataVolume("/dev/sdf", "snap-new", 5)
+
+
+def mapped(data: dict, volume: DataVolume) -> list[dict]:
+    create, _ = steps("lt gpu", template(data), context(data=(volume,))).steps
+    return create.call.parameters["LaunchTemplateData"]["BlockDeviceMappings"]
+
+
+def test_the_models_volume_of_the_ami_serves_where_the_template_says_nothing_of_it():
+    assert mapped(DATA, MODELS) == DATA["BlockDeviceMappings"]
+
+
+def test_a_rate_of_initialization_is_said_in_the_template():
+    volume = replace(MODELS, initialize=300)
+    ebs = {"VolumeType": "gp3", "DeleteOnTermination": True, "SnapshotId": "snap-new", "VolumeInitializationRate": 300}
+    assert mapped(DATA, volume)[-1] == {"DeviceName": "/dev/sdf", "Ebs": ebs}
+    assert mapped({"ImageId": OLD}, volume) == [{"DeviceName": "/dev/sdf", "Ebs": ebs}]
+
+
+def test_a_mapping_of_the_old_models_names_the_new_ones():
+    old = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": "snap-old", "VolumeSize": 2, "Iops": 4000}}
+    (found,) = mapped({"ImageId": OLD, "BlockDeviceMappings": [old]}, MODELS)
+    assert found["Ebs"] == {"SnapshotId": "snap-new", "VolumeSize": 5, "Iops": 4000}
+
+
+def test_a_template_that_already_has_ami_and_models_needs_nothing():
+    mapping = {"DeviceName": "/dev/sdf", "Ebs": {"SnapshotId": "snap-new"}}
+    planned = steps("lt gpu", template({"ImageId": NEW, "BlockDeviceMappings": [mapping]}), context(data=(MODELS,)))
+    assert planned.steps == ()
+
+
+def test_a_template_that_takes_the_models_away_is_refused():
+    data = {"ImageId": OLD, "BlockDeviceMappings": [{"DeviceName": "/dev/sdf", "NoDevice": ""}]}
+    with pytest.raises(ReleaseError, match="/dev/sdf takes away the volume with the models") as caught:
+        steps("lt gpu", template(data), context(data=(MODELS,)))
+    assert caught.value.hint
+
+
+def test_what_is_shown_tells_the_new_volumes():
+    create, _ = steps("lt gpu", template({"ImageId": OLD}), context(data=(replace(MODELS, initialize=300),))).steps
+    assert "snap-new" in str(shown(dict(create.call.changed), {}))

@@ -6,6 +6,7 @@ Whether the endpoint behind it is AWS or the local cloud, nothing here or above 
 from __future__ import annotations
 
 import os
+import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -52,6 +53,10 @@ class Cloud:
         import boto3
 
         return boto3.session.Session(region_name=self.environment.region)
+
+    def at(self, region: str) -> Cloud:
+        """Return the same account in another region."""
+        return Cloud(self.name, self.environment.model_copy(update={"region": region}))
 
     def client(self, service: str, *, region: str | None = None) -> Any:
         """Return the (cached) boto3 client of ``service``, for example ``ec2``; ``region``: another one than ours.
@@ -145,7 +150,7 @@ def aws_errors(doing: str) -> Iterator[None]:
     except ClientError as problem:
         error = problem.response.get("Error", {})
         message = f"could not {doing}: {problem.operation_name} answered {error.get('Code')}: {error.get('Message')}"
-        raise CloudError(message, hint=_hint(error.get("Code", ""))) from problem
+        raise CloudError(message, hint=_missing(message) or _hint(error.get("Code", ""))) from problem
     except ResponseParserError as problem:
         message = f"could not {doing}: the answer is not one of AWS: {str(problem).splitlines()[0]}"
         hint = "does a proxy answer in its place? check AWS_ENDPOINT_URL and the proxy's settings"
@@ -156,7 +161,7 @@ def aws_errors(doing: str) -> Iterator[None]:
 
 _LOG_IN = "the credentials have expired, or are not valid; log in again"
 _REACH = "is the endpoint reachable from here? check AWS_ENDPOINT_URL, proxy and network"
-_PERMIT = "the role lacks this permission"
+_PERMIT = "the role lacks this permission; splitbake iam prints the policies that each role needs"
 #: boto3's exception or AWS's error code -> what to do.
 _HINTS = {
     "NoCredentialsError": "set credentials: AWS_PROFILE, or the variables of splitbake local env",
@@ -177,8 +182,18 @@ _HINTS = {
 }
 
 
+#: How AWS names the action that a role may not do ("Access denied error messages", IAM user guide).
+_LACKED = re.compile(r"is not authorized to perform: (\S+?:\S+)")
+
+
 def _hint(code: str) -> str:
     return _HINTS.get(code, "")
+
+
+def _missing(message: str) -> str:
+    """Return what to do where ``message`` says which action is not allowed, else nothing."""
+    found = _LACKED.search(message)
+    return f"the role lacks {found[1]}; splitbake iam prints the policies that each role needs" if found else ""
 
 
 def error_code(problem: CloudError) -> str:

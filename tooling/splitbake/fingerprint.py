@@ -9,6 +9,8 @@ from splitbake.artifact import Half
 from splitbake.errors import BuildError
 from splitbake.generate import dockerfile, packer
 from splitbake.inputs import Inputs
+from splitbake.lock import Lock
+from splitbake.manifest import Manifest
 from splitbake.project import Project
 
 
@@ -25,7 +27,7 @@ def inputs(project: Project, half: Half) -> Inputs:
 def _ami(project: Project) -> Inputs:
     """Base, models, provisioning. Where and with which Packer it is baked is no part of it."""
     manifest, lock = project.manifest, project.lock
-    scripts = {path: _sha256(text.encode()) for path, text in packer.scripts(manifest).items()}
+    scripts = {path: _sha256(text.encode()) for path, text in packer.scripts(manifest, lock).items()}
     scripts |= {path: _provisions(project, path) for path in manifest.ami.provision}
     return Inputs(
         "ami",
@@ -35,13 +37,23 @@ def _ami(project: Project) -> Inputs:
             "base AMI": lock.base_ami.id,
             "models.root": manifest.models.root,
             "models.mode": manifest.models.mode,
+            **_runtime(manifest, lock),
+            **({"ami.preload": list(manifest.ami.preload)} if manifest.ami.preload else {}),
             "Packer template": _meaning(packer.recipe(manifest, lock)),
         },
         files={
             **{f"model/{file.path}": file.sha256 for file in lock.files},
+            **{f"wheel/{wheel.file}": wheel.sha256 for wheel in (lock.runtime.wheels if lock.runtime else ())},
             **{f"script/{path}": digest for path, digest in scripts.items()},
         },
     )
+
+
+def _runtime(manifest: Manifest, lock: Lock) -> dict[str, str]:
+    """Return what there is to say of the runtime beside its wheels; nothing where there is none."""
+    if manifest.runtime is None or lock.runtime is None:
+        return {}
+    return {"runtime.root": manifest.runtime.root, "runtime ABI": lock.runtime.abi}
 
 
 def _provisions(project: Project, path: str) -> str:

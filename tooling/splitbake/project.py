@@ -76,7 +76,9 @@ class Project:
         """
         manifest = self.manifest
         if half == "ami":
-            demands: list[object] = [manifest.models.budget, manifest.verify.instance_type, manifest.verify.within]
+            verify = manifest.verify
+            demands: list[object] = [manifest.models.budget, verify.instance_type, verify.within]
+            demands += [verify.instances, verify.gpu]
         else:
             demands = [manifest.image.budget, manifest.verify.imports, manifest.verify.run, self.lock.models_digest]
         text = json.dumps([half, *demands])

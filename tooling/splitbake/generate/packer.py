@@ -7,14 +7,13 @@ the settings that cannot be split out of the source block.
 
 from __future__ import annotations
 
-import math
+import re
 import shlex
 from collections.abc import Mapping
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
-from splitbake.errors import ManifestError
-from splitbake.generate import hcl, hygiene
+from splitbake.generate import hcl, host, hygiene, source
 from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
@@ -25,26 +24,19 @@ if TYPE_CHECKING:
 FOLDER: Final = "packer"
 MAIN: Final = f"{FOLDER}/main.pkr.hcl"
 VERSIONS: Final = f"{FOLDER}/versions.pkr.hcl"
+FETCH: Final = f"{FOLDER}/scripts/fetch.py"
 
 #: Where scripts and uploads meet on the builder; ``scripts/`` names it too.
 REMOTE_INPUTS: Final = "/var/tmp/splitbake"  # noqa: S108 - made by 10-settle.sh with mode 0700
 
 #: Run by name with sh, so that no /tmp mounted noexec and no lost mode bit stands in the way.
 _RUN_SCRIPT = "sudo env {{ .Vars }} sh {{ .Path }}"
+#: The same here: Packer 1.6 would put the path into the text of a command as it is, with every space in it (seen).
+_RUN_HERE = ["sh", "-c", '{{ .Vars }} sh "$0"', "{{ .Script }}"]
 #: A script of the user's keeps its own first line (#!).
 _RUN_PROVISION = "chmod +x {{ .Path }}; sudo env {{ .Vars }} {{ .Path }}"
 
-_GIB = 1024**3
-_MIB = 1024**2
-#: EBS gp3: IOPS that are included, and how many each MiB/s needs. Packer 1.6 wants both numbers said.
-_GP3_IOPS = 3000
-_GP3_RATIO = 4
-
-#: Seconds between two looks at AWS; how many are granted grows with the volume (300 GB were seen to take 4 hours).
-_POLL_SECONDS = 2
-_POLL_BASE_SECONDS = 1800
-_POLL_SECONDS_PER_GIB = 60
-
+#: The variables of the template: what each is for, and its default.
 _VARIABLES: Mapping[str, tuple[str, str]] = {
     "run": ("names this bake and everything temporary of it", "manual"),
     "fingerprint": ("digest of everything that the AMI is made from", "unset"),
@@ -63,35 +55,41 @@ def render(manifest: Manifest, lock: Lock, compat: Compat) -> dict[str, str]:
     Raises:
         ManifestError: the volume that the manifest asks for cannot be.
     """
-    texts = {MAIN: _main(manifest, lock, compat), **scripts(manifest)}
+    texts = {MAIN: _main(manifest, lock, compat), **scripts(manifest, lock)}
     if compat == "latest":
         texts[VERSIONS] = _HEADER.format(compat=compat) + hcl.render(_plugins())
     return texts
 
 
-def scripts(manifest: Manifest) -> dict[str, str]:
-    """Return the shell scripts alone, which are the same for every Packer."""
+def scripts(manifest: Manifest, lock: Lock) -> dict[str, str]:
+    """Return the scripts alone, which are the same for every Packer.
+
+    Raises:
+        ManifestError: nothing can be mounted at ``models.root``.
+    """
     values = {
         "'@root@'": shlex.quote(manifest.models.root),
         "'@mode@'": shlex.quote(manifest.models.mode),
         "# @mark@": MARK,
         "@hygiene@": hygiene.cleanup(),
+        **host.placeholders(manifest, lock),
+        **_runtime(manifest, lock),
     }
+    # In one pass: a value that looks like a placeholder is a value.
+    placeholder = re.compile("|".join(map(re.escape, values)))
     texts = {}
-    for name in _SCRIPTS:
+    for name in (_SETTLE, *_provisioning(manifest), _FETCH, _GATE, _CLEANUP):
         text = files("splitbake.generate").joinpath("scripts", name).read_text(encoding="utf-8")
-        for placeholder, value in values.items():
-            text = text.replace(placeholder, value)
-        texts[f"{FOLDER}/scripts/{name}"] = text
+        texts[f"{FOLDER}/scripts/{name}"] = placeholder.sub(lambda found: values[found[0]], text)
     return texts
 
 
 def recipe(manifest: Manifest, lock: Lock) -> str:
-    """Return the part of the HCL that decides what is in the AMI: its volume, its tags, and what provisions it.
+    """Return the part of the HCL that decides what is in the AMI: its volumes, its tags, and what provisions it.
 
     Where it is baked, how the builder is reached and how long Packer waits have no part in it.
     """
-    return hcl.render(_root_volume(manifest, lock, volume_size(manifest, lock)), _locals(manifest), _build(manifest))
+    return hcl.render(*source.mappings(manifest, lock), _locals(manifest), _build(manifest))
 
 
 def ami_name(manifest: Manifest, fingerprint: str, run: str) -> str:
@@ -128,17 +126,37 @@ def inventory(manifest: Manifest, lock: Lock, fingerprint: str) -> dict[str, Any
 
 
 _HEADER = MARK + "\n# packer-compat: {compat}\n\n"
-_SETTLE, _MODELS, _CLEANUP = "10-settle.sh", "30-models.sh", "90-cleanup.sh"
-_SCRIPTS = (_SETTLE, _MODELS, _CLEANUP)
+_SETTLE, _FETCH, _GATE, _CLEANUP = "10-settle.sh", "fetch.py", "80-gate.sh", "90-cleanup.sh"
 _SHORT = 12
 
 
+def _provisioning(manifest: Manifest) -> tuple[str, ...]:
+    """Return the scripts that run between the upload and the cleanup, in this order."""
+    runtime = ("40-runtime.sh",) if manifest.runtime else ()
+    return ("20-volumes.sh", "30-models.sh", *runtime, "50-preload.sh", "60-host.sh")
+
+
+def _runtime(manifest: Manifest, lock: Lock) -> dict[str, str]:
+    """Return what 40-runtime.sh says in the place of its quoted values; nothing where there is no runtime."""
+    if manifest.runtime is None or lock.runtime is None:
+        return {}
+    values = {
+        "root": manifest.runtime.root,
+        "python": lock.runtime.python,
+        "platform": lock.runtime.platform,
+        "digest": lock.runtime.digest,
+        "budget": str(manifest.runtime.budget),
+    }
+    return {f"'@runtime-{name}@'": shlex.quote(value) for name, value in values.items()}
+
+
 def _main(manifest: Manifest, lock: Lock, compat: Compat) -> str:
+    profile = ("name of the instance profile of the builder", source.text(manifest.ami.builder.profile or ""))
     variables = [
         hcl.Block("variable", (name,), {"type": hcl.Expression("string"), "description": what, "default": default})
-        for name, (what, default) in _VARIABLES.items()
+        for name, (what, default) in {**_VARIABLES, "profile": profile}.items()
     ]
-    blocks = (*variables, _locals(manifest), _source(manifest, lock, compat), _build(manifest))
+    blocks = (*variables, _locals(manifest), source.block(manifest, lock, compat), _build(manifest))
     return _HEADER.format(compat=compat) + hcl.render(*blocks)
 
 
@@ -162,94 +180,6 @@ def _plugins() -> hcl.Block:
     return hcl.Block("packer", (), {"required_version": ">= 1.7.0"}, (plugins,))
 
 
-def _text(value: str) -> str:
-    """Return ``value`` so that Packer takes it as it is.
-
-    Packer reads every string a second time, as a Go template: two braces would start a call.
-    """
-    return value.replace("{{", "{{`{{`}}")
-
-
-def _source(manifest: Manifest, lock: Lock, compat: Compat) -> hcl.Block:
-    builder, size = manifest.ami.builder, volume_size(manifest, lock)
-    public = builder.connect == "public-ip"
-    attributes: dict[str, hcl.Value] = {
-        "region": _text(lock.base_ami.region),
-        "source_ami": _text(lock.base_ami.id),
-        "ami_name": hcl.Expression("local.name"),
-        "ami_description": _text(f"{manifest.project}: models on {lock.base_ami.id}"),
-        "instance_type": _text(builder.instance_type),
-        "ssh_username": builder.ssh_user,
-        "ssh_interface": "public_ip" if public else "private_ip",
-        "ssh_timeout": "10m",
-        "ssh_keypair_name": hcl.Expression("var.key_pair"),
-        "ssh_private_key_file": hcl.Expression("var.private_key"),
-        "security_group_id": hcl.Expression("var.security_group"),
-        "custom_endpoint_ec2": hcl.Expression("var.ec2_endpoint"),
-        "shutdown_behavior": "terminate",
-    }
-    if builder.subnet:
-        attributes |= {"subnet_id": _text(builder.subnet), "associate_public_ip_address": public}
-    if builder.profile:
-        attributes["iam_instance_profile"] = _text(builder.profile)
-    attributes |= {name: hcl.Expression("local.tags") for name in _TAGGED}
-    blocks = [_root_volume(manifest, lock, size), _polling(size)]
-    if compat == "latest":
-        blocks.append(
-            hcl.Block(
-                "metadata_options",
-                (),
-                {"http_endpoint": "enabled", "http_tokens": "required", "http_put_response_hop_limit": 1},
-                comment="IMDSv2 only while building; Packer 1.6 has no setting for it.",
-            )
-        )
-    return hcl.Block("source", ("amazon-ebs", "ami"), attributes, tuple(blocks))
-
-
-_TAGGED = ("run_tags", "run_volume_tags", "tags", "snapshot_tags")
-
-
-def _root_volume(manifest: Manifest, lock: Lock, size: int) -> hcl.Block:
-    throughput = manifest.ami.volume.throughput // _MIB
-    return hcl.Block(
-        "launch_block_device_mappings",
-        (),
-        {
-            "device_name": _text(lock.base_ami.root_device),
-            "volume_type": "gp3",
-            "volume_size": size,
-            "iops": max(_GP3_IOPS, throughput * _GP3_RATIO),
-            "throughput": throughput,
-            "delete_on_termination": True,
-        },
-    )
-
-
-def _polling(size: int) -> hcl.Block:
-    attempts = (_POLL_BASE_SECONDS + size * _POLL_SECONDS_PER_GIB) // _POLL_SECONDS
-    return hcl.Block("aws_polling", (), {"delay_seconds": _POLL_SECONDS, "max_attempts": attempts})
-
-
-def volume_size(manifest: Manifest, lock: Lock) -> int:
-    """Return the size of the root volume in GiB.
-
-    Raises:
-        ManifestError: ``ami.volume.size`` is less than the snapshot of the base AMI needs.
-    """
-    wanted: int | None = manifest.ami.volume.size
-    base = lock.base_ami.root_size
-    if wanted is None:
-        # A fifth more than the models: file system overhead, and a .part file beside what is in place.
-        return math.ceil((base + lock.models_size * 1.2) / _GIB)
-    if wanted < base:
-        raise ManifestError(
-            f"ami.volume.size is {wanted / _GIB:.1f} GiB, but the root snapshot of {lock.base_ami.id} needs "
-            f"{base / _GIB:.0f} GiB",
-            hint="give more, or leave ami.volume.size out",
-        )
-    return math.ceil(wanted / _GIB)
-
-
 def _build(manifest: Manifest) -> hcl.Block:
     provision = [_shell(f"../{path}", _RUN_PROVISION) for path in manifest.ami.provision]
     inputs = hcl.Block(
@@ -266,14 +196,27 @@ def _build(manifest: Manifest) -> hcl.Block:
         _shell(f"scripts/{_SETTLE}", _RUN_SCRIPT),
         *provision,
         inputs,
-        _shell(f"scripts/{_MODELS}", _RUN_SCRIPT),
+        *(_shell(f"scripts/{name}", _RUN_SCRIPT) for name in _provisioning(manifest)),
+        _gate(),
         _shell(f"scripts/{_CLEANUP}", _RUN_SCRIPT, skip_clean=True),
         hcl.Block("post-processor", ("manifest",), {"output": hcl.Expression("var.record")}),
     )
     return hcl.Block("build", (), {"name": manifest.project, "sources": ["source.amazon-ebs.ami"]}, steps)
 
 
+def _gate() -> hcl.Block:
+    known = ("Host", "Port", "User")
+    where = [hcl.Template(f"SPLITBAKE_GATE_{name.upper()}=", hcl.Expression(f"build.{name}")) for name in known]
+    script = hcl.Template(hcl.Expression("path.root"), f"/scripts/{_GATE}")
+    return hcl.Block(
+        "provisioner",
+        ("shell-local",),
+        {"script": script, "environment_vars": where, "execute_command": _RUN_HERE},
+        comment="Checks the builder before there is any AMI; splitbake build says by its environment how.",
+    )
+
+
 def _shell(path: str, execute: str, *, skip_clean: bool = False) -> hcl.Block:
-    script = hcl.Template(hcl.Expression("path.root"), f"/{_text(path)}")
+    script = hcl.Template(hcl.Expression("path.root"), f"/{source.text(path)}")
     attributes: dict[str, hcl.Value] = {"script": script, "execute_command": execute}
     return hcl.Block("provisioner", ("shell",), attributes | ({"skip_clean": True} if skip_clean else {}))

@@ -9,7 +9,7 @@ from splitbake.cloud import Cloud
 from splitbake.contract import Need, Offer
 from splitbake.errors import ReleaseError
 from splitbake.release.live import Live
-from splitbake.release.targets import Pair, RootVolume
+from splitbake.release.targets import DataVolume, Pair, RootVolume
 
 
 def require_targets(cloud: Cloud) -> None:
@@ -82,8 +82,20 @@ def require_fit(pair: Pair) -> tuple[Offer, Need]:
     return offers, needs
 
 
-def root_volume(live: Live, ami: Artifact) -> RootVolume:
-    """Return the root volume of an AMI that can be used."""
+def volumes(live: Live, ami: Artifact, initialize: int | None) -> tuple[RootVolume, tuple[DataVolume, ...]]:
+    """Return the root volume of an AMI that can be used, and its other volumes.
+
+    Args:
+        live: AWS, to read from.
+        ami: the AMI.
+        initialize: MiB/s at which EC2 shall fill the other volumes of each new instance; None: as they are read.
+    """
     (image,) = live.call("ec2", "DescribeImages", f"read {ami.id}", ImageIds=[ami.id])["Images"]
-    root = next(one for one in image["BlockDeviceMappings"] if one["DeviceName"] == image["RootDeviceName"])
-    return RootVolume(root["DeviceName"], root["Ebs"]["VolumeSize"])
+    found = [(one["DeviceName"], one["Ebs"]) for one in image["BlockDeviceMappings"] if "Ebs" in one]
+    root = next(RootVolume(device, ebs["VolumeSize"]) for device, ebs in found if device == image["RootDeviceName"])
+    data = tuple(
+        DataVolume(device, ebs["SnapshotId"], ebs["VolumeSize"], initialize)
+        for device, ebs in found
+        if device != root.device
+    )
+    return root, data

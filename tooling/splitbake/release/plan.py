@@ -16,6 +16,8 @@ from splitbake.release.steps import Output, Step, TextStep
 from splitbake.release.targets import Context, Pair, RootVolume, Target
 from splitbake.state import Store
 
+_MIB = 1024**2
+
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasePlan:
@@ -70,14 +72,18 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
     for artifact in (pair.ami, pair.image):
         demands.require_verified(catalog, artifact)
         demands.require_usable(cloud, artifact, project.manifest.image.repository)
+    rate = project.manifest.ami.volume.initialize
+    root, data = demands.volumes(live, pair.ami, initialize=rate // _MIB if rate else None)
     context = Context(
         live=live,
         root=project.root,
         release=records.new_id(catalog.store, cloud.name),
         pair=pair,
-        volume=demands.root_volume(live, pair.ami),
+        volume=root,
+        data=data,
         models_root=offers.root,
         mounts=needs.mounts,
+        runtime_root=needs.runtime.root if needs.runtime else None,
     )
     steps, warnings, versions = _plan_targets(cloud.environment.release, context)
     return ReleasePlan(
@@ -96,7 +102,7 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
 def rehearse(project: Project, cloud: Cloud, pair: Pair) -> None:
     """Plan the targets for a pair that is still elsewhere: what they cannot take is told before it is brought here.
 
-    Its ids and the size of its volume will be others here, so the steps are worth nothing.
+    Its ids and the sizes of its volumes will be others here, so the steps are worth nothing.
 
     Raises:
         ReleaseError, PatchError, CloudError: as ``plan``, of a target.
@@ -110,6 +116,7 @@ def rehearse(project: Project, cloud: Cloud, pair: Pair) -> None:
         volume=RootVolume(device="", size=0),
         models_root=offers.root,
         mounts=needs.mounts,
+        runtime_root=needs.runtime.root if needs.runtime else None,
     )
     _plan_targets(cloud.environment.release, context)
 

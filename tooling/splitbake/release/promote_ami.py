@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from splitbake.artifact import Artifact, Report
-from splitbake.bake import access
+from splitbake.bake import access, amis
 from splitbake.cloud import error_code
 from splitbake.errors import CloudError, ReleaseError
 from splitbake.generate import packer
@@ -62,7 +62,7 @@ def run(route: Route, transfer: Transfer, say: Say) -> Artifact:
         return arrived(route, transfer, _keep(route, _copy(route, source, source.id), instead_of=before))
     copy = _started(route, source, say)
     image = _finished(route, copy, say)
-    complete = copy.model_copy(update={"snapshots": _snapshots(image)})
+    complete = copy.model_copy(update={"snapshots": amis.snapshots(image)})
     live = Live(route.target)
     _call(live, _tag_call(route, source, [complete.id, *complete.snapshots]))
     complete = _keep(route, complete, instead_of=copy)
@@ -136,7 +136,7 @@ def _remove(live: Live, image: Mapping[str, Any]) -> None:
         return
     ami = image["ImageId"]
     live.call("ec2", "DeregisterImage", f"remove the failed copy {ami}", ImageId=ami)
-    for snapshot in _snapshots(image):
+    for snapshot in amis.snapshots(image):
         live.call("ec2", "DeleteSnapshot", f"remove {snapshot} of the failed copy {ami}", SnapshotId=snapshot)
 
 
@@ -181,11 +181,6 @@ def _describe(live: Live, ami: str) -> Mapping[str, Any]:
         images = []
     image: Mapping[str, Any] = images[0] if images else _GONE
     return image
-
-
-def _snapshots(image: Mapping[str, Any]) -> tuple[str, ...]:
-    volumes = (device.get("Ebs", {}) for device in image.get("BlockDeviceMappings", []))
-    return tuple(volume["SnapshotId"] for volume in volumes if "SnapshotId" in volume)
 
 
 def _copy_call(route: Route, source: Artifact, *, instead_of: Artifact | None) -> ApiCall:

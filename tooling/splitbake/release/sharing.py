@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from splitbake.artifact import Artifact, Report
+from splitbake.bake import amis
 from splitbake.cloud import Cloud
 from splitbake.manifest import Environment, Manifest
 from splitbake.release.live import Live
@@ -64,15 +65,27 @@ def calls(ami: str, snapshots: Sequence[str], accounts: Sequence[str]) -> list[A
 
 
 def share_verified(manifest: Manifest, cloud: Cloud, ami: Artifact, report: Report, say: Say) -> None:
-    """Share a verified AMI of ``cloud`` with all accounts that promote from there.
+    """Share a verified AMI of ``cloud`` with all accounts that promote from there, and with those of ``ami.share``.
+
+    The latter may use its copies in other regions as well.
 
     Raises:
         CloudError: AWS refused it.
     """
-    accounts = receivers(manifest.environments, cloud.name)
     is_own = ami.promoted_from != ami.uri
-    if not (report.passed and is_own and accounts):
+    if not (report.passed and is_own):
         return
-    say(f"sharing {ami.id} with {', '.join(accounts)}")
-    for call in calls(ami.id, ami.snapshots, accounts):
-        Live(cloud).call(call.service, call.operation, f"share {ami.id}", **call.parameters)
+    named = set(manifest.ami.share) - {cloud.environment.account}
+    accounts = sorted({*receivers(manifest.environments, cloud.name), *named})
+    _share(Live(cloud), ami.id, ami.snapshots, accounts, say)
+    for copy in ami.copies:
+        there = Live(cloud.at(copy.region))
+        (image,) = there.call("ec2", "DescribeImages", f"read {copy.id}", ImageIds=[copy.id])["Images"]
+        _share(there, copy.id, amis.snapshots(image), sorted(named), say)
+
+
+def _share(live: Live, ami: str, snapshots: Sequence[str], accounts: Sequence[str], say: Say) -> None:
+    if accounts:
+        say(f"sharing {ami} with {', '.join(accounts)}")
+    for call in calls(ami, snapshots, accounts):
+        live.call(call.service, call.operation, f"share {ami}", **call.parameters)

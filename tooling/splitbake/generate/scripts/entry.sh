@@ -44,8 +44,11 @@ so it was not booted from the AMI of this release, or the job definition lacks t
     sizes=
     while IFS=$tab read -r what need place; do
         case $what in
-        contract | architecture) agree "$what" "$need" ;;
+        contract | architecture | runtime) agree "$what" "$need" ;;
         esac
+        if [ "$what" = runtime ] && [ ! -r "$place/.splitbake/runtime" ]; then
+            refuse "the AMI of this host offers a runtime, but it is not at $place"
+        fi
         [ "$what" = need ] || continue
         met=no
         while IFS=$tab read -r field size path; do

@@ -41,6 +41,23 @@ class RootVolume:
     size: int
 
 
+@dataclass(frozen=True)
+class DataVolume:
+    """A volume beside the root that an AMI brings: the models.
+
+    Attributes:
+        device: its name in the AMI's block device mapping.
+        snapshot: id of the snapshot it is made from.
+        size: GiB.
+        initialize: MiB/s at which EC2 fills it on each new instance; None: as it is read.
+    """
+
+    device: str
+    snapshot: str
+    size: int
+    initialize: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Context:
     """What a target plans with.
@@ -51,7 +68,9 @@ class Context:
         release: the id of this release.
         pair: what is released.
         volume: the root volume of the pair's AMI.
+        data: its other volumes.
         models_root: where the models lie on the host.
+        runtime_root: where host and container have the runtime; None: the image needs none.
         mounts: folder below it -> path in the container, read-only.
         versions: launch template id -> its version with the pair's AMI, of the templates planned so far.
     """
@@ -63,6 +82,8 @@ class Context:
     volume: RootVolume
     models_root: str
     mounts: Mapping[str, str]
+    data: tuple[DataVolume, ...] = ()
+    runtime_root: str | None = None
     versions: Mapping[str, str | Output] = field(default_factory=dict)
 
 

@@ -117,6 +117,8 @@ def released(old: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """
     container = {**old["containerProperties"], "image": context.pair.image.uri}
     container |= mounted(container, context.models_root, {**context.mounts, contract.FOLDER: contract.HOST})
+    if context.runtime_root:
+        container |= mounted(container, context.runtime_root, {".": context.runtime_root})
     retry = retrying(old.get("retryStrategy", {}))
     return {**old, "containerProperties": container, **({"retryStrategy": retry} if retry else {})}
 
@@ -128,7 +130,7 @@ def mounted(container: Mapping[str, Any], root: str, mounts: Mapping[str, str]) 
 
     Args:
         container: the properties of the container as they are.
-        root: where the models lie on the host.
+        root: a folder of the host.
         mounts: folder below ``root`` -> path in the container; all of them read-only.
     """
     old = {volume["name"]: volume for volume in container.get("volumes", [])}
@@ -142,8 +144,9 @@ def mounted(container: Mapping[str, Any], root: str, mounts: Mapping[str, str]) 
         if point["sourceVolume"] not in ours and PurePosixPath(point["containerPath"]) not in places
     ]
     for folder, path in sorted(mounts.items()):
-        source = f"{root}/{folder.strip('/')}"
-        name = names.setdefault(source, _free_name(folder, old.keys() | names.values()))
+        source = str(PurePosixPath(root, folder.strip("/")))
+        wish = PurePosixPath(root).name if folder == "." else folder
+        name = names.setdefault(source, _free_name(wish, old.keys() | names.values()))
         volume = {"host": {"sourcePath": source}, "name": name}
         if volume not in volumes:
             volumes.append(volume)

@@ -2,7 +2,7 @@
 
 AWS facts used here: a version is immutable and AWS numbers it; a new version without ``SourceVersion`` holds only
 what is passed, and with it snapshots in block device mappings are left out (EC2 API model): so everything of the
-source version is passed explicitly, and only ``ImageId`` differs.
+source version is passed explicitly, and only ``ImageId`` and the snapshots of the AMI's data volumes differ.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from splitbake.errors import CloudError, ReleaseError
 from splitbake.release.steps import ApiCall, ApiStep, Output, Outputs, Phase, resolve
-from splitbake.release.targets import Context, Planned, RootVolume, Target
+from splitbake.release.targets import Context, Planned, Target, block_devices
 from splitbake.spec import Text
 
 if TYPE_CHECKING:
@@ -98,19 +98,23 @@ def steps(label: str, template: Template, context: Context) -> Planned:
     ami = context.pair.ami.id
     source = _sendable(template.versions[template.default])
     wanted = {**source, "ImageId": ami}
+    mappings = source.get("BlockDeviceMappings", [])
+    if mapped := block_devices.with_data(label, mappings, context.data):
+        wanted["BlockDeviceMappings"] = mapped
     old = source.get("ImageId", "none")
     if old.startswith("resolve:ssm:"):
         raise ReleaseError(
             f"{label}: version {template.default} takes its AMI from {old}, so who writes that parameter releases",
             hint="give the template an AMI id, or release the parameter instead of the template",
         )
-    _check_root_volume(label, wanted, context.volume)
+    block_devices.check_root(label, mappings, context.volume)
     same = [number for number, data in template.versions.items() if _sendable(data) == wanted]
     if template.default in same:
         return Planned(versions={template.id: str(template.default)})
     if same:
         number: str | Output = str(max(same))
         return Planned(steps=(_move_default(label, template, number, old, ami),), versions={template.id: number})
+    changed = {key: value for key, value in wanted.items() if source.get(key) != value}
     number = Output(f"version of {template.id}", str(template.latest + 1))
     create = ApiStep(
         phase=Phase.HOST,
@@ -129,7 +133,7 @@ def steps(label: str, template: Template, context: Context) -> Planned:
             },
             {
                 "LaunchTemplateId": template.id,
-                "LaunchTemplateData": {"ImageId": ami, "all else": f"as in version {template.default}"},
+                "LaunchTemplateData": {**changed, "all else": f"as in version {template.default}"},
             },
             gives=lambda answer: {number: str(answer["LaunchTemplateVersion"]["VersionNumber"])},
         ),
@@ -196,23 +200,3 @@ def _without_response_only(value: Any, key: str) -> Any:
             return [_without_response_only(item, key) for item in value]
         case _:
             return value
-
-
-def _check_root_volume(label: str, data: Mapping[str, Any], volume: RootVolume) -> None:
-    """Refuse a mapping of the root device with which no instance of the new AMI would start."""
-    for mapping in data.get("BlockDeviceMappings", []):
-        ebs = mapping.get("Ebs", {})
-        if mapping.get("DeviceName") != volume.device:
-            continue
-        if "SnapshotId" in ebs:
-            raise ReleaseError(
-                f"{label}: the mapping of the root device {volume.device} names snapshot {ebs['SnapshotId']}, so "
-                "instances would not boot from the new AMI",
-                hint="take the snapshot out of the template's mapping of the root device",
-            )
-        if ebs.get("VolumeSize", volume.size) < volume.size:
-            raise ReleaseError(
-                f"{label}: the root device {volume.device} gets {ebs['VolumeSize']} GiB, the new AMI needs "
-                f"{volume.size} GiB: no instance would start",
-                hint="make the volume larger in the template, or ami.volume.size smaller",
-            )

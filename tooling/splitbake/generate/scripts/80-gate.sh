@@ -1,0 +1,16 @@
+#!/bin/sh
+# @mark@
+# The gate before the snapshot: the checks of the AMI, on the builder, while it lives. Runs on the machine on which
+# Packer runs; a finding ends the bake, and Packer terminates the builder.
+# Reads the environment: SPLITBAKE_GATE is a folder of splitbake build; a bake that is started by hand has none.
+set -eu
+
+if [ -z "${SPLITBAKE_GATE:-}" ]; then
+    echo 'splitbake: check: nothing is checked before the snapshot: this bake was not started by splitbake build'
+    exit 0
+fi
+if [ ! -x "${SPLITBAKE_PYTHON:-}" ]; then
+    echo "splitbake: gate: ${SPLITBAKE_PYTHON:-SPLITBAKE_PYTHON} is no Python that can be run" >&2
+    exit 1
+fi
+exec "$SPLITBAKE_PYTHON" -m splitbake.verify.gate
