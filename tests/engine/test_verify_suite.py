@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
@@ -60,6 +61,79 @@ def test_a_kind_of_check_with_nothing_to_check_is_no_check(tmp_path: Path) -> No
     )
     assert [check.name for check in report.checks] == ["a"]
     assert said == ["✔ a"]
+
+
+def test_a_check_that_cannot_be_made_here_is_skipped_with_its_reason(tmp_path: Path) -> None:
+    report, said = checked(tmp_path, "def test_a(host): pass\ndef test_gpu(host): pytest.skip('there is none')\n")
+    (_, skipped) = report.checks
+    assert (skipped.name, skipped.skipped, skipped.passed, skipped.saw) == ("gpu", True, True, "there is none")
+    assert report.passed
+    assert said == ["✔ a", "○ gpu (there is none)"]
+
+
+def test_a_run_of_which_every_check_was_skipped_is_no_pass(tmp_path: Path) -> None:
+    report, _ = checked(tmp_path, "def test_gpu(host): pytest.skip('there is none')\n")
+    assert not report.passed
+    assert report.failed == ()
+
+
+def test_what_was_measured_is_in_the_report(tmp_path: Path) -> None:
+    body = "def test_speed(host, measured):\n    measured('read, MB/s', 12.5)\n    measured('ready, s', 3)\n"
+    report, _ = checked(tmp_path, body + "def test_more(host, measured):\n    measured('more, s', 1)\n    assert 0\n")
+    assert report.checks[0].figures == {"read, MB/s": 12.5, "ready, s": 3}
+    assert report.figures == {"read, MB/s": 12.5, "ready, s": 3, "more, s": 1}
+    assert Report.model_validate_json(report.model_dump_json()) == report
+
+
+def test_a_report_of_before_there_were_figures_is_read(tmp_path: Path) -> None:
+    report, _ = checked(tmp_path, "def test_a(host): pass\n")
+    body = report.model_dump(mode="json")
+    for check in body["checks"]:
+        del check["figures"], check["skipped"]
+    assert Report.model_validate_json(json.dumps(body)) == report
+
+
+def test_modules_run_one_after_the_other_in_one_report(tmp_path: Path) -> None:
+    for name in ("b", "a"):
+        (tmp_path / f"{name}.py").write_text(f"def test_{name}(host): pass\n", encoding="utf-8")
+    junit = tmp_path / "both.xml"
+    report = suite.run(
+        str(tmp_path / "b.py"),
+        str(tmp_path / "a.py"),
+        artifact=ARTIFACT,
+        standard="sha256:standard",
+        hosts="local://",
+        expected={},
+        junit=junit,
+        say=lambda _: None,
+    )
+    assert [check.name for check in report.checks] == ["b", "a"]
+    assert 'tests="2"' in junit.read_text(encoding="utf-8")
+
+
+READ = """
+def test_once(host, expected, contents):
+    first = contents(host, expected["folder"])
+    (open(expected["folder"] + "/more", "w")).close()
+    assert contents(host, expected["folder"]) is first
+"""
+
+
+def test_contents_are_read_once_a_run(tmp_path: Path) -> None:
+    module, folder = tmp_path / "read.py", tmp_path / "models"
+    module.write_text(READ, encoding="utf-8")
+    folder.mkdir()
+    (folder / "a").write_bytes(b"abc")
+    report = suite.run(
+        str(module),
+        artifact=ARTIFACT,
+        standard="sha256:standard",
+        hosts="local://",
+        expected={"folder": str(folder)},
+        junit=None,
+        say=lambda _: None,
+    )
+    assert report.passed
 
 
 def test_progress_is_told_while_it_goes_on(tmp_path: Path) -> None:

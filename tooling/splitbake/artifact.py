@@ -14,6 +14,13 @@ Half = Literal["ami", "image"]
 Work = Literal["build", "verify"]
 
 
+class RegionalCopy(Spec):
+    """The same AMI in another region."""
+
+    region: Text
+    id: Text
+
+
 class Artifact(Spec):
     """An AMI or an image, with the fingerprint of everything it was made from."""
 
@@ -26,6 +33,7 @@ class Artifact(Spec):
     size: int = Field(description="bytes: the model files of an AMI; an image uncompressed")
     compressed_size: int | None = Field(default=None, description="bytes in the registry, of an image")
     snapshots: tuple[Text, ...] = Field(default=(), strict=False)
+    copies: tuple[RegionalCopy, ...] = Field(default=(), strict=False, description="of an AMI, in other regions")
     offers: Offer | None = Field(default=None, description="of an AMI: what an image finds on its hosts")
     needs: Need | None = Field(default=None, description="of an image: what it must find")
     promoted_from: Text | None = Field(default=None, description="the uri that this is a copy of")
@@ -40,9 +48,16 @@ class Check(Spec):
     """One thing that was looked at."""
 
     name: Text
-    passed: bool
+    passed: bool = Field(description="nothing wrong was found")
+    skipped: bool = Field(default=False, description="it could not be looked at here; saw says why")
     saw: str = Field(default="", description="what was found, in words")
     seconds: float = 0.0
+    figures: dict[str, float] = Field(default={}, description="what was measured: name with its unit -> number")
+
+    @property
+    def mark(self) -> str:
+        """One sign for people: passed, skipped, or failed."""
+        return "○" if self.skipped else "✔" if self.passed else "✘"
 
 
 class Report(Spec):
@@ -59,12 +74,17 @@ class Report(Spec):
     @property
     def passed(self) -> bool:
         """Whether there were checks and none failed."""
-        return bool(self.checks) and not self.failed
+        return any(not check.skipped for check in self.checks) and not self.failed
 
     @property
     def failed(self) -> tuple[str, ...]:
         """The names of the checks that failed."""
         return tuple(check.name for check in self.checks if not check.passed)
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Everything that was measured: name with its unit -> number."""
+        return {name: number for check in self.checks for name, number in check.figures.items()}
 
 
 class Run(Spec):

@@ -4,6 +4,8 @@ A record is found by what it is about, so a runner with nothing on its disk know
 
 - ``artifacts/<account>/<region>/<half>/<fingerprint>.json``: the artifact that was made from these inputs;
 - ``reports/<account>/<region>/<half>/<artifact>.json``: what the latest verification of this very artifact found;
+- ``gates/<account>/<region>/<ami>.json``: what was found on its builder, before there was an AMI;
+- ``inventories/<account>/<region>/<ami>.json``: what is on an instance of it: packages, versions, models, sizes;
 - ``runs/<account>/<region>/<half>/<work>/<time>-<chance>.json``: a line of history, never changed;
 - ``inputs/<half>/<fingerprint>.json``: what a fingerprint is the digest of, to tell later what has changed.
 """
@@ -19,6 +21,7 @@ from pydantic import ValidationError
 from splitbake.artifact import Artifact, Half, Report, Run, Work
 from splitbake.errors import StateError
 from splitbake.inputs import Inputs
+from splitbake.inventory import Inventory
 from splitbake.spec import Spec
 from splitbake.state import Store, Stored
 
@@ -41,6 +44,12 @@ class Catalog:
         """
         key = self._key("artifacts", half, fingerprint)
         return _read(Artifact, key, self.store.get(key))
+
+    def artifacts(self, half: Half) -> list[Artifact]:
+        """Return every artifact that is remembered."""
+        prefix = self._key("artifacts", half, "").removesuffix(".json")
+        found = (_read(Artifact, key, self.store.get(key)) for key in self.store.keys(prefix))
+        return [artifact for artifact in found if artifact]
 
     def keep(self, artifact: Artifact, *, instead_of: Artifact | None) -> Artifact:
         """Remember ``artifact`` in the place of ``instead_of``, and return the one that is remembered.
@@ -72,6 +81,29 @@ class Catalog:
     def keep_report(self, report: Report) -> None:
         """Remember ``report``; the latest about one artifact counts."""
         self.store.put(self._key("reports", report.half, report.artifact), _text(report))
+
+    def keep_gate(self, report: Report) -> None:
+        """Remember what was found on the builder of the AMI that ``report`` names."""
+        self.store.put(self._ami_key("gates", report.artifact), _text(report))
+
+    def gate(self, ami: str) -> Report | None:
+        """Return what was found on the builder of ``ami``, None where nobody looked."""
+        key = self._ami_key("gates", ami)
+        return _read(Report, key, self.store.get(key))
+
+    def keep_inventory(self, inventory: Inventory) -> None:
+        """Remember ``inventory``; an AMI never changes, and the latest one counts."""
+        self.store.put(self._ami_key("inventories", inventory.ami), _text(inventory))
+
+    def inventory(self, ami: str) -> Inventory | None:
+        """Return what is on instances of ``ami``, None where it was never taken."""
+        key = self._ami_key("inventories", ami)
+        return _read(Inventory, key, self.store.get(key))
+
+    def inventories(self) -> list[str]:
+        """Return the AMIs of which there is an inventory, sorted."""
+        prefix = self._ami_key("inventories", "").removesuffix(".json")
+        return [key.removeprefix(prefix).removesuffix(".json") for key in self.store.keys(prefix)]
 
     def log(self, run: Run) -> None:
         """Write down that ``run`` was done."""
@@ -106,6 +138,9 @@ class Catalog:
 
     def _runs(self, half: Half, work: Work) -> str:
         return f"runs/{self.account}/{self.region}/{half}/{work}/"
+
+    def _ami_key(self, what: str, ami: str) -> str:
+        return f"{what}/{self.account}/{self.region}/{_name(ami)}"
 
     def _key(self, what: str, half: Half, name: str) -> str:
         return f"{what}/{self.account}/{self.region}/{half}/{_name(name)}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import gc
+import gc as memory  # the command gc is a module of this package, and would take its name
 import importlib
 import json
 import signal
@@ -30,11 +30,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("splitbake.cli.plan", "Say what is to be built and verified, and why."),
     "build": ("splitbake.cli.build", "Bake the AMI, build the image; only what changed."),
     "verify": ("splitbake.cli.verify", "Check the AMI and the image against manifest and lock."),
+    "diff": ("splitbake.cli.diff", "Say what two AMIs differ in: packages, driver, models, sizes."),
     "release": ("splitbake.cli.release", "Release the verified pair to an environment."),
     "smoke": ("splitbake.cli.smoke", "Submit one job on what is released and show its result."),
+    "gc": ("splitbake.cli.gc", "Find what killed runs have left, and remove it."),
     "doctor": ("splitbake.cli.doctor", "Check the external tools, and install what is missing."),
     "schema": ("splitbake.cli.schema", "Print the JSON Schema of the manifest."),
-    "local": ("splitbake.cli.local", "Run the local cloud: up, down, status, env."),
+    "iam": ("splitbake.cli.iam", "Print the least permissions of builder, verifier and releaser."),
+    "local": ("splitbake.cli.local", "Run the local cloud: up, down, status, env, calls."),
 }
 
 
@@ -74,12 +77,12 @@ def cli() -> None:
 
 def main() -> int:
     """Run ``splitbake`` and return its exit code; entry point of the script."""
-    gc.set_threshold(_OBJECTS)
+    memory.set_threshold(_OBJECTS)
     try:
         return run(cli, prog_name="splitbake")
     finally:
         # Python ends with a last look for garbage, which passes over what is frozen; the process takes it along anyway.
-        gc.freeze()
+        memory.freeze()
 
 
 def run(command: click.Command, *, prog_name: str, argv: Sequence[str] | None = None) -> int:

@@ -50,7 +50,8 @@ def command(half: Half | None, junit: Path | None, project: Project, env: str | 
 
 
 def _show(report: Report) -> None:
-    rows = [("✔" if check.passed else "✘", check.name, check.saw) for check in report.checks]
-    failed = sum(not check.passed for check in report.checks)
-    verdict = f"{len(report.checks) - failed} passed, {failed} failed"
+    rows = [(check.mark, check.name, check.saw) for check in report.checks]
+    failed, skipped = len(report.failed), sum(check.skipped for check in report.checks)
+    verdict = f"{len(report.checks) - failed - skipped} passed, {failed} failed"
+    verdict += f", {skipped} skipped" if skipped else ""
     ui.table(f"{report.half} {report.artifact}: {verdict}", ("", "check", "what was seen"), rows)

@@ -11,6 +11,18 @@ from splitbake.doctor.probes import engine, file_exists, version_of
 
 NUMBER = r"(\d+\.\d+[\w.+~-]*)"
 
+SESSION_MANAGER = Check(
+    name="Session Manager plugin",
+    why="instances without an open port: connect: session-manager",
+    probe=version_of("session-manager-plugin", "--version", pattern=rf"^{NUMBER}"),
+    # The oldest that AWS supports, and two that it took back within days (its version history, October 2026).
+    minimum="1.2.764",
+    broken=("1.2.688.0", "1.2.889.0"),
+    required=False,
+    remedy="install the Session Manager plugin: "
+    "https://docs.aws.amazon.com/systems-manager/latest/userguide/session-manager-working-with-install-plugin.html",
+)
+
 CHECKS: tuple[Check, ...] = (
     Check(
         name="Docker CLI",
@@ -98,6 +110,7 @@ CHECKS: tuple[Check, ...] = (
         sources={"*": Apt(("git",))},
         remedy="install the package git of your distribution",
     ),
+    SESSION_MANAGER,
     Check(
         name="Terraform",
         why="validating patched text",
@@ -113,5 +126,13 @@ CHECKS: tuple[Check, ...] = (
         required=False,
         sources={"*": Apt(("shellcheck",))},
         remedy="install the package shellcheck of your distribution",
+    ),
+    Check(
+        name="nginx",
+        why="benchmarks of the fetch",
+        probe=version_of("nginx", "-v", pattern=rf"nginx/{NUMBER}"),
+        required=False,
+        sources={"*": Apt(("nginx-light",))},
+        remedy="install the package nginx-light (or nginx) of your distribution",
     ),
 )

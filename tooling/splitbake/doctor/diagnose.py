@@ -22,6 +22,8 @@ def judge(check: Check, reading: Reading, machine: Machine) -> Finding:
     status = reading.status
     if status is Status.OK and check.minimum and version_key(reading.version) < version_key(check.minimum):
         status = Status.TOO_OLD
+    elif status is Status.OK and reading.version in check.broken:
+        status = Status.BROKEN
     return Finding(
         name=check.name,
         status=status,
@@ -48,7 +50,7 @@ def remedy(check: Check, status: Status, machine: Machine) -> str:
             return (
                 f"{sudo}usermod -aG docker {machine.user}, then log in again (it makes {machine.user} as good as root)"
             )
-        case Status.TOO_OLD:
+        case Status.TOO_OLD | Status.BROKEN:
             return check.remedy
         case Status.MISSING:
             return how_to_get(check, machine)

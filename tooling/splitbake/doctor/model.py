@@ -13,6 +13,7 @@ class Status(StrEnum):
     OK = "ok"
     MISSING = "missing"
     TOO_OLD = "too old"
+    BROKEN = "broken"
     NOT_RUNNING = "not running"
     NO_ACCESS = "no access"
 
@@ -81,6 +82,7 @@ class Check:
         why: what it is needed for, in a few words.
         probe: finds out whether it is there.
         minimum: lowest version that is good enough; empty where any will do.
+        broken: later versions that its makers took back.
         required: False for what only some users need.
         sources: where it comes from, by release code name; ``*`` stands for every other release of Debian and
             Ubuntu.
@@ -92,6 +94,7 @@ class Check:
     probe: Callable[[Ask], Reading]
     remedy: str
     minimum: str = ""
+    broken: tuple[str, ...] = ()
     required: bool = True
     sources: Mapping[str, Apt | Loan] = field(default_factory=dict)
 

@@ -1,29 +1,34 @@
-"""Verifying the AMI half: boot it, look at it, terminate it."""
+"""Verifying the AMI half: boot it several times, look at the instances, terminate them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from splitbake import contract
+from splitbake import contract, inventory
 from splitbake.artifact import Artifact, Report
 from splitbake.cloud import Cloud
-from splitbake.generate import packer
+from splitbake.generate import host, packer
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 from splitbake.project import Project
 from splitbake.ui import Say
-from splitbake.verify import suite
-from splitbake.verify.boot import HOST, booted
+from splitbake.verify import ssh, suite
+from splitbake.verify.boot import Booted, booted
+
+#: Bytes a second: the slowest that EBS was seen to give blocks of a snapshot at their first reading.
+_SLOWEST = 5 * 1024**2
 
 
 def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | None, say: Say) -> Report:
-    """Boot ``artifact`` and compare it with the manifest and the lock.
+    """Boot ``artifact``, compare it with the manifest and the lock, and keep its inventory in the state.
 
     Raises:
-        CloudError, VerifyError, ToolError: it could not be looked at; the instance is gone all the same.
+        CloudError, VerifyError, ToolError: it could not be looked at; the instances are gone all the same.
+        StateError: the inventory cannot be written.
     """
-    manifest = project.manifest
+    manifest, wanted = project.manifest, project.manifest.verify
     tags = {
         "Name": f"{manifest.project} verification",
         "splitbake:project": manifest.project,
@@ -33,25 +38,44 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
         cloud,
         artifact.id,
         builder=manifest.ami.builder,
-        instance_type=manifest.verify.instance_type,
-        within=manifest.verify.within,
+        instance_type=wanted.instance_type,
+        within=wanted.within,
         tags=tags,
         say=say,
-    ) as instance:
-        return suite.run(
+        count=wanted.instances,
+        lifetime=wanted.within + suite.LIMIT + limit(project.lock),
+    ) as instances:
+        first, *_ = instances
+        report = suite.run(
+            "boot",
             "ami",
             artifact=artifact,
             standard=project.standard("ami"),
-            hosts=f"ssh://{HOST}?sudo=true",
-            expected=expectation(manifest, project.lock, artifact.fingerprint, instance.public_key),
-            ssh_config=instance.ssh_config,
+            hosts=ssh.hostspec(first.host),
+            expected={
+                **expectation(manifest, project.lock, artifact.fingerprint, first.public_key),
+                "moment": "instance",
+                "instances": _told(instances),
+                "gpu": wanted.gpu,
+            },
+            ssh_config=first.ssh_config,
             junit=junit,
             say=say,
+            limit=limit(project.lock),
         )
+        say("taking the inventory")
+        found = inventory.take(first.ssh_config, first.host, artifact, root=manifest.models.root, within=suite.LIMIT)
+    project.catalog(cloud).keep_inventory(found)
+    return report
+
+
+def limit(lock: Lock) -> float:
+    """Return the seconds that one check may take; one of them reads all models."""
+    return suite.LIMIT + lock.models_size / _SLOWEST
 
 
 def expectation(manifest: Manifest, lock: Lock, fingerprint: str, public_key: str) -> dict[str, Any]:
-    """Return what ``checks/ami.py`` compares an instance with."""
+    """Return what ``checks/ami.py`` compares a machine with; its ``moment`` comes to that."""
     return {
         "root": manifest.models.root,
         "mode": manifest.models.mode,
@@ -60,4 +84,13 @@ def expectation(manifest: Manifest, lock: Lock, fingerprint: str, public_key: st
         "contract": {f"{contract.FOLDER}/{contract.OFFER_FILE}": contract.offer_text(manifest, lock)},
         "inventory": packer.inventory(manifest, lock, fingerprint),
         "public_key": public_key,
+        **host.expectation(manifest, lock),
     }
+
+
+def _told(instances: Sequence[Booted]) -> list[dict[str, Any]]:
+    """Return what ``checks/boot.py`` needs to know of each instance."""
+    return [
+        {"host": ssh.hostspec(one.host), "id": one.instance, "asked": one.asked, "seconds": one.seconds}
+        for one in instances
+    ]

@@ -1,26 +1,40 @@
-"""Booting an AMI to look at it: one temporary instance, always terminated."""
+"""Booting an AMI to look at it: temporary instances, always terminated, by themselves where nobody else is left."""
 
 from __future__ import annotations
 
-import subprocess
-import tempfile
+import math
+import threading
 import time
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splitbake.bake import access
+from splitbake.bake import access, rundir, things
 from splitbake.bake.access import Access
 from splitbake.cloud import Cloud, aws_errors
-from splitbake.errors import ToolError, VerifyError
-from splitbake.manifest import Builder
+from splitbake.errors import VerifyError
+from splitbake.manifest.ami import Builder
 from splitbake.ui import Say
+from splitbake.verify import ssh, tunnel
 
-#: The name that the instance has in the SSH configuration.
+#: The name that the first instance has in the SSH configuration; the others have a number behind it, from 2 on.
 HOST = "instance"
-_CONNECT = 5
+#: Seconds after which an instance ends itself, where its caller says nothing else.
+LIFETIME = 3600
+#: Seconds between two looks.
+_PAUSE = 0.5
+#: Seconds that a machine which was reached has to answer.
+_ANSWER = 60
+#: Not shutdown -h +N: that forbids every login 5 minutes before its time (/run/nologin) and counts whole minutes.
+_ENDS_ITSELF = """\
+#!/bin/sh
+# Whoever started this instance may be killed and never come back to terminate it. A shutdown from inside does that.
+exec systemd-run --quiet --unit=splitbake-lifetime --on-active={seconds}s --timer-property=AccuracySec=1s \\
+    systemctl poweroff
+"""
 
 
 @dataclass(frozen=True)
@@ -29,140 +43,197 @@ class Booted:
 
     Attributes:
         instance: its id.
-        ssh_config: how to reach it as ``HOST``: address, user, key, and the host key seen at first contact.
+        host: its name in the SSH configuration.
+        ssh_config: how to reach it: address or tunnel, user, key, and the host key seen at first contact.
         public_key: the one key that may log in.
+        asked: when it was asked for, in seconds since 1970 by this machine's clock.
         seconds: from RunInstances to the first answer by SSH.
     """
 
     instance: str
+    host: str
     ssh_config: Path
     public_key: str
+    asked: float
     seconds: float
 
 
 @contextmanager
 def booted(
-    cloud: Cloud, ami: str, *, builder: Builder, instance_type: str, within: float, tags: Mapping[str, str], say: Say
-) -> Iterator[Booted]:
-    """Start an instance of ``ami`` and yield it when it answers; whatever happens, terminate it.
+    cloud: Cloud,
+    ami: str,
+    *,
+    builder: Builder,
+    instance_type: str,
+    within: float,
+    tags: Mapping[str, str],
+    say: Say,
+    count: int = 1,
+    lifetime: float = LIFETIME,
+) -> Iterator[tuple[Booted, ...]]:
+    """Start ``count`` instances of ``ami`` and yield them when all answer; whatever happens, terminate them.
 
-    ``builder`` says subnet, login user and kind of address, as for baking; it gets ``within`` seconds to answer.
+    Args:
+        cloud: where.
+        ami: what they boot.
+        builder: says subnet, login user and the way to reach them, as for baking.
+        instance_type: of all of them.
+        within: seconds that they have to answer.
+        tags: for everything temporary.
+        say: hears of each step.
+        count: all of them are started, or none.
+        lifetime: seconds after which they end themselves, in case that this process was killed.
 
     Raises:
-        CloudError: AWS did not start it.
-        VerifyError: it does not answer in time.
+        CloudError: AWS did not start them.
+        VerifyError: one does not answer in time.
+        ToolError: a program that reaches them is missing here.
     """
+    tunnelled = builder.connect == "session-manager"
+    if tunnelled:
+        tunnel.require_plugin()
     run = access.new_run()
     with (
-        tempfile.TemporaryDirectory(prefix="splitbake-boot-") as name,
-        access.granted(cloud, run, folder=Path(name), subnet=builder.subnet, tags=tags) as way_in,
+        rundir.opened(run) as folder,
+        access.granted(
+            cloud,
+            run,
+            folder=folder.path,
+            subnet=builder.subnet,
+            tags=tags,
+            connect=builder.connect,
+            boundary=builder.permissions_boundary if tunnelled else None,
+            say=say,
+        ) as way_in,
     ):
-        started = time.monotonic()
-        deadline = started + within
-        marks = {**tags, access.RUN_TAG: run}
-        instance = _launch(cloud, ami, way_in, builder=builder, instance_type=instance_type, tags=marks)
-        say(f"{instance} of {ami} is starting")
-        address = _address(cloud, instance, builder.connect, deadline)
-        config = _ssh_config(Path(name), address, builder.ssh_user, way_in)
-        _await_answer(config, instance, deadline)
-        seconds = time.monotonic() - started
-        say(f"{instance} answers at {address} after {seconds:.0f} s")
+        config = ssh.configure(
+            folder.path,
+            user=builder.ssh_user,
+            private_key=way_in.private_key,
+            connect=ssh.CONNECT_BY_TUNNEL if tunnelled else ssh.CONNECT,
+        )
+        asked = time.time()
+        order = {"MinCount": count, "MaxCount": count, "UserData": _ENDS_ITSELF.format(seconds=math.ceil(lifetime))}
+        ids = _launch(cloud, ami, way_in, order, builder=builder, instance_type=instance_type)
+        hosts = {HOST if number == 1 else f"{HOST}-{number}": one for number, one in enumerate(ids, start=1)}
+        say(f"{', '.join(ids)} of {ami} {'is' if count == 1 else 'are'} starting")
+        boot = _Boot(cloud, builder.connect, config, time.monotonic(), within, say)
         try:
-            yield Booted(instance, config, way_in.public_key, round(seconds, 1))
+            seconds = boot.await_all(hosts)
+            yield tuple(
+                Booted(instance, host, config, way_in.public_key, asked, seconds[host])
+                for host, instance in hosts.items()
+            )
         finally:
-            # The shared connection would outlive us by a minute.
-            _ssh(config, ["-O", "exit"], [])
+            for host in hosts:
+                ssh.disconnect(config, host)
 
 
 def _launch(
-    cloud: Cloud, ami: str, way_in: Access, *, builder: Builder, instance_type: str, tags: Mapping[str, str]
-) -> str:
-    marks = [{"Key": key, "Value": value} for key, value in tags.items()]
+    cloud: Cloud,
+    ami: str,
+    way_in: Access,
+    order: Mapping[str, Any],
+    *,
+    builder: Builder,
+    instance_type: str,
+) -> list[str]:
+    marks = things.as_tags(way_in.tags)
     network: dict[str, Any] = {"SecurityGroupIds": [way_in.group]}
     if builder.subnet:
         interface = {"DeviceIndex": 0, "SubnetId": builder.subnet, "Groups": [way_in.group]}
         public = builder.connect == "public-ip"
         network = {"NetworkInterfaces": [{**interface, "AssociatePublicIpAddress": public}]}
+    profile = way_in.profile or builder.profile
+    # What is looked at needs no role, and shall be able to do nothing: but Systems Manager reaches only who has one.
+    role = {"IamInstanceProfile": {"Name": profile}} if profile and builder.connect == "session-manager" else {}
     with aws_errors(f"start an instance of {ami}"):
         answer = cloud.client("ec2").run_instances(
             ImageId=ami,
             InstanceType=instance_type,
-            MinCount=1,
-            MaxCount=1,
             KeyName=way_in.name,
             InstanceInitiatedShutdownBehavior="terminate",
             MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled"},
             TagSpecifications=[{"ResourceType": kind, "Tags": marks} for kind in ("instance", "volume")],
+            **order,
             **network,
+            **role,
         )
-    return str(answer["Instances"][0]["InstanceId"])
+    return [str(one["InstanceId"]) for one in answer["Instances"]]
 
 
-def _address(cloud: Cloud, instance: str, connect: str, deadline: float) -> str:
-    key = "PublicIpAddress" if connect == "public-ip" else "PrivateIpAddress"
-    while True:
-        with aws_errors(f"describe {instance}"):
-            answer = cloud.client("ec2").describe_instances(InstanceIds=[instance])
-        found = answer["Reservations"][0]["Instances"][0]
-        state = found["State"]["Name"]
-        if state == "running" and found.get(key):
-            return str(found[key])
-        if state not in {"pending", "running"}:
-            reason = found.get("StateReason", {}).get("Message", "no reason given")
-            raise VerifyError(
-                f"{instance} did not start but is {state}: {reason}", hint="is the instance type offered there?"
-            )
-        if time.monotonic() > deadline:
-            raise VerifyError(
-                f"{instance} is {state} and has no {connect} address in the time of verify.within",
-                hint="give verify.within more time, or correct ami.builder.subnet and connect",
-            )
-        time.sleep(1)
+@dataclass(frozen=True)
+class _Boot:
+    """Instances that are on their way to their first answer; each is waited for in a thread of its own.
 
+    Attributes:
+        connect: ``ami.builder.connect``.
+        started: when they were asked for, on the monotonic clock.
+        within: seconds that they have from then on.
+        over: set when one of them failed, or the user gave up: nobody needs to wait any longer.
+    """
 
-def _ssh_config(folder: Path, address: str, user: str, way_in: Access) -> Path:
-    # known_hosts starts empty: the first contact pins the host key, any other key later is refused.
-    settings = {
-        "HostName": address,
-        "User": user,
-        "IdentityFile": way_in.private_key,
-        "IdentitiesOnly": "yes",
-        "BatchMode": "yes",
-        "StrictHostKeyChecking": "accept-new",
-        "UserKnownHostsFile": folder / "known_hosts",
-        "GlobalKnownHostsFile": "/dev/null",
-        "ConnectTimeout": _CONNECT,
-        "ServerAliveInterval": 15,
-        "ServerAliveCountMax": 4,
-        "ControlPath": folder / "ssh",
-        "LogLevel": "ERROR",
-    }
-    config = folder / "ssh_config"
-    lines = [f"Host {HOST}", *(f'  {name} "{value}"' for name, value in settings.items())]
-    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return config
+    cloud: Cloud
+    connect: str
+    config: Path
+    started: float
+    within: float
+    say: Say
+    over: threading.Event = field(default_factory=threading.Event)
 
+    def await_all(self, hosts: Mapping[str, str]) -> dict[str, float]:
+        """Return host -> seconds until its first answer."""
+        with ThreadPoolExecutor(len(hosts)) as pool:
+            waiting = {pool.submit(self._await, host, instance): host for host, instance in hosts.items()}
+            try:
+                return {waiting[done]: done.result() for done in as_completed(waiting)}
+            finally:
+                self.over.set()
 
-def _await_answer(config: Path, instance: str, deadline: float) -> None:
-    while True:
-        done = _ssh(config, [], ["true"])
-        if done.returncode == 0:
-            return
-        if time.monotonic() > deadline:
-            raise VerifyError(
-                f"{instance} does not answer by SSH in the time of verify.within: {done.stderr.strip()}",
-                hint="give verify.within more time; does a route lead there, and is ami.builder.ssh_user right?",
-            )
-        time.sleep(1)
+    def _await(self, host: str, instance: str) -> float:
+        address = self._address(instance)
+        if address is None:
+            proxy = tunnel.proxy_command(instance, self.cloud.environment.region, self.cloud.endpoint)
+            ssh.add_host(self.config, host, address=instance, proxy=proxy)
+        else:
+            ssh.add_host(self.config, host, address=address)
+        self._await_answer(host, instance)
+        seconds = round(time.monotonic() - self.started, 1)
+        self.say(f"{instance} answers {f'at {address}' if address else 'through Session Manager'} after {seconds} s")
+        return seconds
 
+    def _address(self, instance: str) -> str | None:
+        """Return where it is reached; None: through Session Manager, as soon as it runs."""
+        key = {"public-ip": "PublicIpAddress", "private-ip": "PrivateIpAddress"}.get(self.connect)
+        while True:
+            with aws_errors(f"describe {instance}"):
+                answer = self.cloud.client("ec2").describe_instances(InstanceIds=[instance])
+            found = answer["Reservations"][0]["Instances"][0]
+            state = found["State"]["Name"]
+            if state == "running" and (key is None or found.get(key)):
+                return str(found[key]) if key else None
+            if state not in {"pending", "running"}:
+                reason = found.get("StateReason", {}).get("Message", "no reason given")
+                raise VerifyError(
+                    f"{instance} did not start but is {state}: {reason}", hint="is the instance type offered there?"
+                )
+            if self._is_over():
+                raise VerifyError(
+                    f"{instance} is {state} and has no {self.connect} address in the time of verify.within",
+                    hint="give verify.within more time, or correct ami.builder.subnet and connect",
+                )
 
-def _ssh(config: Path, options: list[str], command: list[str]) -> subprocess.CompletedProcess[str]:
-    argv = ["ssh", "-F", str(config), *options, HOST, *command]
-    try:
-        return subprocess.run(
-            argv, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, timeout=6 * _CONNECT
-        )
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 255, "", "ssh gave no answer")
-    except FileNotFoundError:
-        raise ToolError("ssh is not on PATH", hint="install the OpenSSH client; splitbake doctor") from None
+    def _await_answer(self, host: str, instance: str) -> None:
+        while True:
+            done = ssh.run(self.config, host, ["true"], within=_ANSWER)
+            if done.returncode == 0:
+                return
+            if self._is_over():
+                raise VerifyError(
+                    f"{instance} does not answer by SSH in the time of verify.within: {done.stderr.strip()}",
+                    hint="give verify.within more time; does a route lead there, and is ami.builder.ssh_user right?",
+                )
+
+    def _is_over(self) -> bool:
+        """Wait for a moment, and return whether waiting longer makes no sense."""
+        return self.over.wait(_PAUSE) or time.monotonic() > self.started + self.within

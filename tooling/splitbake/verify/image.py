@@ -19,7 +19,7 @@ from splitbake.errors import VerifyError
 from splitbake.generate import dockerfile, entrypoint
 from splitbake.project import Project
 from splitbake.ui import Say
-from splitbake.verify import layers, models, suite
+from splitbake.verify import layers, models, runtime, suite
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -51,7 +51,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
     say("looking into every layer")
     found = dataclasses.asdict(_layers(docker, project, artifact.uri)) | _found(docker, artifact)
     found["alone"] = started_alone(artifact.uri, contract.platform(project.lock))
-    with models.laid_out(project, cloud, say) as root, running(docker, project, artifact.uri, root) as container:
+    with models.laid_out(project, cloud, say) as root, running(docker, project, artifact.uri, root, say) as container:
         return suite.run(
             "image",
             artifact=artifact,
@@ -76,13 +76,15 @@ def _layers(docker: DockerClient, project: Project, image: str) -> layers.Layers
 
 
 @contextmanager
-def running(docker: DockerClient, project: Project, image: str, root: Path) -> Iterator[Container]:
+def running(docker: DockerClient, project: Project, image: str, root: Path, say: Say) -> Iterator[Container]:
     """Run ``image`` idle, as strictly as production may: nothing writable but /tmp, no network, models read-only.
 
-    The models come from the subfolders of ``root``, as ``image.mounts`` says, and the contract as on any host.
+    The models come from the subfolders of ``root``, as ``image.mounts`` says; contract and runtime as on any host.
     """
     shown = {**project.manifest.image.mounts, contract.FOLDER: contract.HOST}
     mounts = [(str(root / folder), path, "ro") for folder, path in shown.items()]
+    if project.manifest.runtime and project.lock.runtime:
+        mounts.append((str(runtime.installed(project.lock.runtime, say)), project.manifest.runtime.root, "ro"))
     with dockercli.told(f"start a container of {image}", VerifyError):
         container = docker.container.create(
             image,

@@ -16,12 +16,18 @@ from typing import Any
 
 import pytest
 
+from splitbake.verify import probe
+
+#: ``contents(host, folder)``: path below the folder -> what ``probes/contents.py`` saw there.
+Contents = Callable[[Any, str], dict[str, Any]]
+
 #: Names a JSON file with what the artifact has to be; every check module says which keys it reads.
 EXPECTED = "SPLITBAKE_EXPECTED"
 #: Number of an open file descriptor that gets one JSON line for each finished check.
 STREAM = "SPLITBAKE_STREAM"
 
 _SAW = pytest.StashKey[list[str]]()
+_FIGURES = pytest.StashKey[dict[str, float]]()
 _LONGEST = 300
 
 
@@ -49,13 +55,39 @@ def saw(request: pytest.FixtureRequest) -> Callable[[str], None]:
     return saw
 
 
+@pytest.fixture
+def measured(request: pytest.FixtureRequest) -> Callable[[str, float], None]:
+    """Take a figure for the report, by a name that ends with its unit: ``first read, MB/s``."""
+    figures = request.node.stash.setdefault(_FIGURES, {})
+    measured: Callable[[str, float], None] = figures.__setitem__
+    return measured
+
+
+@pytest.fixture(scope="session")
+def contents() -> Contents:
+    """Return every file below a folder of a host; read once a run, however many checks ask for it.
+
+    The first reading of a file tells how fast its volume is, and hashes it: a second one would cost as much again.
+    """
+    known: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def contents(host: Any, folder: str) -> dict[str, Any]:
+        key = host.backend.hostname, folder
+        if key not in known:
+            known[key] = probe.ask(host, "contents", folder)
+        return known[key]
+
+    return contents
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """Tell the stream about a check as soon as its outcome is known."""
     report = yield
-    if report.when == "call" or report.outcome != "passed":
+    # A check that is skipped before it begins is a kind of which the manifest wants none: no check at all.
+    if report.when == "call" or report.failed:
         _tell(item, call, report)
     return report
 
@@ -70,6 +102,7 @@ def _tell(item: pytest.Item, call: pytest.CallInfo[None], report: pytest.TestRep
         "outcome": _outcome(call, report),
         "saw": "; ".join(seen)[:_LONGEST],
         "seconds": round(report.duration, 3),
+        "figures": item.stash.get(_FIGURES, {}),
     }
     os.write(int(stream), (json.dumps(line) + "\n").encode())
 

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +38,7 @@ class _Finished:
 
 
 def run(
-    module: str,
-    *,
+    *modules: str,
     artifact: Artifact,
     standard: str,
     hosts: str,
@@ -49,12 +48,12 @@ def run(
     say: Say,
     limit: float = LIMIT,
 ) -> Report:
-    """Run ``checks/<module>.py`` and return what it found.
+    """Run ``checks/<module>.py`` for each of ``modules`` and return what they found.
 
     Nothing of the project is read: no pytest configuration, conftest, plugin or cache of the user's.
 
     Args:
-        module: name of a module in ``verify/checks``, or path of another one.
+        modules: names of modules in ``verify/checks``, or paths of others; their order is that of the checks.
         artifact: what the report is about.
         standard: ``Project.standard``, written into the report.
         hosts: what testinfra connects to, for example ``ssh://builder?sudo=true``.
@@ -68,12 +67,12 @@ def run(
         VerifyError: the checks could not be run to their end. A failed check is not an error.
     """
     started, began = time.monotonic(), now()
-    path = _CHECKS / f"{module}.py" if "/" not in module else Path(module)
+    paths = [_CHECKS / f"{module}.py" if "/" not in module else Path(module) for module in modules]
     with tempfile.TemporaryDirectory(prefix="splitbake-verify-") as name:
         folder = Path(name)
         files.replace(folder / "expected.json", json.dumps(expected), VerifyError)
         files.replace(folder / "pytest.ini", "[pytest]\n", VerifyError)
-        argv = _argv(path, folder, hosts, ssh_config)
+        argv = _argv(paths, folder, hosts, ssh_config)
         if junit:
             with files.writing(junit, VerifyError):
                 junit.parent.mkdir(parents=True, exist_ok=True)
@@ -94,8 +93,8 @@ def run(
     )
 
 
-def _argv(path: Path, folder: Path, hosts: str, ssh_config: Path | None) -> list[str]:
-    argv = [sys.executable, "-m", "pytest", str(path), f"--rootdir={folder}", "-c", str(folder / "pytest.ini")]
+def _argv(paths: Sequence[Path], folder: Path, hosts: str, ssh_config: Path | None) -> list[str]:
+    argv = [sys.executable, "-m", "pytest", *map(str, paths), f"--rootdir={folder}", "-c", str(folder / "pytest.ini")]
     argv += ["-p", "no:cacheprovider", "-p", "testinfra.plugin", "-p", "splitbake.verify.plugin"]
     argv += ["--noconftest", "--import-mode=importlib", "--assert=plain", "--color=no", "--tb=short", "-q"]
     argv += [f"--hosts={hosts}"]
@@ -159,12 +158,11 @@ def _watchdog(process: subprocess.Popen[bytes], limit: float) -> Iterator[_Watch
 
 
 def _take(line: Mapping[str, Any], finished: _Finished, say: Say) -> None:
-    if line["outcome"] == "skipped":  # a kind of check of which the manifest wants none
-        return
-    passed = line["outcome"] == "passed"
-    check = Check(name=line["name"], passed=passed, saw=line["saw"], seconds=line["seconds"])
-    (finished.broken if line["outcome"] == "broken" else finished.checks).append(check)
-    say(f"{'✔' if passed else '✘'} {check.name}{f' ({check.saw})' if check.saw else ''}")
+    outcome = line["outcome"]
+    values = {name: line[name] for name in ("name", "saw", "seconds", "figures")}
+    check = Check(passed=outcome in {"passed", "skipped"}, skipped=outcome == "skipped", **values)
+    (finished.broken if outcome == "broken" else finished.checks).append(check)
+    say(f"{check.mark} {check.name}{f' ({check.saw})' if check.saw else ''}")
 
 
 def _insist(status: int, finished: _Finished, output: str) -> None:

@@ -1,25 +1,31 @@
-"""Checks of an instance that was booted from a model AMI.
+"""Checks of a model AMI, on an instance of it or on its builder just before the snapshot.
 
-On their own, against any instance that you can log in to (root's view is needed: ``sudo=true``)::
+On their own, against any machine that you can log in to (root's view is needed: ``sudo=true``)::
 
     SPLITBAKE_EXPECTED=expected.json pytest path/to/ami.py --hosts='ssh://ec2-user@address?sudo=true'
 
 ``expected.json`` has: ``root``, ``mode`` and ``budget`` (bytes) of the models; ``files``: path below the root ->
 ``size`` and ``sha256``; ``contract``: path below the root -> text of the file that entry checks of images read;
-``inventory``: what ``/etc/splitbake/ami.json`` must say; ``public_key``: the one key that may log in.
+``inventory``: what ``/etc/splitbake/ami.json`` must say; ``public_key``: the one key that may log in; ``volumes``,
+``ecs``, ``prewarm``, ``preload`` and ``runtime``: see ``generate.host.expectation``; ``moment``: ``instance``
+(default), booted from the AMI, or ``builder``, where nothing is cleaned up yet and the volumes are still written to.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from packaging.utils import canonicalize_name
 
+from splitbake.generate import host as on_host
 from splitbake.generate import hygiene
 from splitbake.units import counted, format_size
-from splitbake.verify.plugin import expectation
+from splitbake.verify.plugin import Contents, expectation
 
 pytest_plugins = ["splitbake.verify.plugin"]
 
@@ -30,14 +36,29 @@ _SLACK = 2.0
 #: What must be free on a disk that jobs will write to: EKS asks the same of its own AMIs.
 _FREE = 1024**3
 _UNIT_STATES = {"enabled", "enabled-runtime"}
+#: Seconds that reading the models at boot may go on after they were all read once by these checks.
+_PREWARM_PATIENCE = 300
+
+
+def moment() -> str:
+    """Return when the checks look: at a ``builder`` before the snapshot, or at an ``instance`` after its boot."""
+    return str(expectation().get("moment", "instance"))
+
+
+#: What only a boot from the AMI can show.
+after_boot = pytest.mark.skipif("moment() == 'builder'", reason="the builder is not cleaned up yet")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One check for each model file, one for each rule of hygiene."""
-    if "model" in metafunc.fixturenames:
-        metafunc.parametrize("model", sorted(expectation()["files"]))
-    if "rule" in metafunc.fixturenames:
-        metafunc.parametrize("rule", [name for name in _RULES if name not in _LOOKED_AT_BELOW])
+    """One check for each model file, volume and preloaded image, one for each rule of hygiene."""
+    cases: dict[str, Callable[[], list[str]]] = {
+        "model": lambda: sorted(expectation()["files"]),
+        "volume": lambda: [volume["label"] for volume in expectation()["volumes"]],
+        "preloaded": lambda: list(expectation()["preload"]),
+        "rule": lambda: [name for name in _RULES if name not in _LOOKED_AT_BELOW],
+    }
+    for name in cases.keys() & set(metafunc.fixturenames):
+        metafunc.parametrize(name, cases[name]())
 
 
 _RULES = {rule.name: rule for rule in hygiene.RULES}
@@ -55,19 +76,16 @@ def boot_time(host: Any) -> float:
     return float(clock) - (float(uptime) - started)
 
 
-def test_model_file(host: Any, expected: dict[str, Any], saw: Saw, model: str) -> None:
+def test_model_file(contents: Contents, host: Any, expected: dict[str, Any], saw: Saw, model: str) -> None:
     """The file is there with the locked content, owner and mode."""
-    path, wanted = f"{expected['root']}/{model}", expected["files"][model]
-    found = host.run("stat -c '%%F|%%s|%%a|%%U:%%G' %s", path)
-    assert found.rc == 0, "is missing"
-    kind, size, mode, owner = found.stdout.strip().split("|")
-    assert kind in {"regular file", "regular empty file"}, f"is a {kind}"
-    assert int(size) == wanted["size"], f"has {size} bytes, locked are {wanted['size']}"
-    assert mode.zfill(4) == expected["mode"], f"has mode {mode.zfill(4)}, wanted is {expected['mode']}"
-    assert owner == "root:root", f"belongs to {owner}, not to root:root"
-    digest = host.check_output("sha256sum < %s", path).split()[0]
-    assert digest == wanted["sha256"], f"has sha256 {digest}, locked is {wanted['sha256']}"
-    saw(f"{format_size(int(size))}, {mode.zfill(4)}, sha256 {digest[:12]}")
+    wanted, found = expected["files"][model], contents(host, expected["root"]).get(model)
+    assert found is not None, "is missing"
+    assert found["kind"] == "-", f"is no regular file: ls would say {found['kind']}"
+    assert found["size"] == wanted["size"], f"has {found['size']} bytes, locked are {wanted['size']}"
+    assert found["mode"] == expected["mode"], f"has mode {found['mode']}, wanted is {expected['mode']}"
+    assert found["owner"] == [0, 0], f"belongs to {':'.join(map(str, found['owner']))}, not to root"
+    assert found["sha256"] == wanted["sha256"], f"has sha256 {found['sha256']}, locked is {wanted['sha256']}"
+    saw(f"{format_size(found['size'])}, {found['mode']}, sha256 {found['sha256'][:12]}")
 
 
 def test_nothing_but_the_models(host: Any, expected: dict[str, Any], saw: Saw) -> None:
@@ -107,8 +125,8 @@ def test_models_read_only_for_others(host: Any, expected: dict[str, Any], saw: S
     """An ordinary user can read every model and write none."""
     root = expected["root"]
     first = f"{root}/{min(expected['files'])}"
-    assert host.run("sudo -n -u nobody head -c 1 %s", first).rc == 0, f"an ordinary user cannot read {first}"
-    writable = host.check_output("sudo -n -u nobody find %s -writable -printf '%%p\\n' 2>&1", root).splitlines()
+    assert host.run("runuser -u nobody -- head -c 1 %s", first).rc == 0, f"an ordinary user cannot read {first}"
+    writable = host.check_output("runuser -u nobody -- find %s -writable -printf '%%p\\n' 2>&1", root).splitlines()
     assert not writable, f"an ordinary user can write {', '.join(writable[:3])}"
     saw("read by nobody, written by nobody")
 
@@ -134,6 +152,32 @@ def test_inventory(host: Any, expected: dict[str, Any], saw: Saw) -> None:
     saw(f"fingerprint {expected['inventory']['fingerprint'][:19]}")
 
 
+def test_runtime(host: Any, expected: dict[str, Any], saw: Saw) -> None:
+    """The locked packages are installed below the runtime's root, nothing else is, and the budget is kept."""
+    wanted = expected["runtime"]
+    if wanted is None:
+        pytest.skip("no runtime is wanted")
+    root, budget = wanted["root"], wanted["budget"]
+    noted = host.run("cat %s/.splitbake/runtime", root)
+    assert noted.rc == 0, f"there is no runtime in {root}"
+    assert noted.stdout.strip() == wanted["digest"], f"the runtime in {root} is not the locked one"
+    names = host.check_output("find %s -maxdepth 1 -name '*.dist-info' -printf '%%f\n'", root).splitlines()
+    found = dict(name.removesuffix(".dist-info").rsplit("-", 1) for name in names)
+    installed = {str(canonicalize_name(name)): version for name, version in found.items()}
+    locked = {str(canonicalize_name(name)): version for name, version in wanted["packages"].items()}
+    assert installed == locked, f"differs from the lock in {', '.join(sorted(_differing(installed, locked)))}"
+    writable = host.check_output("runuser -u nobody -- find %s -writable -printf '%%p\n' 2>&1", root).splitlines()
+    assert not writable, f"an ordinary user can write {', '.join(writable[:3])}"
+    size = int(host.check_output("du -s --apparent-size --block-size=1 %s", root).split()[0])
+    assert size <= budget, f"{format_size(size)}, the budget is {format_size(budget)}"
+    saw(f"{counted(len(locked), 'package')}, {format_size(size)} of {format_size(budget)}")
+
+
+def _differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
+    return {name for name in one.keys() | other.keys() if one.get(name) != other.get(name)}
+
+
+@after_boot
 def test_hygiene(host: Any, saw: Saw, boot_time: float, rule: str) -> None:
     """Nothing of the builder is left."""
     wanted = _RULES[rule]
@@ -147,6 +191,7 @@ def test_hygiene(host: Any, saw: Saw, boot_time: float, rule: str) -> None:
     saw(f"{counted(len(files), 'file')}, all of this boot" if files else "nothing there")
 
 
+@after_boot
 def test_machine_id_is_its_own(host: Any, saw: Saw, boot_time: float) -> None:
     """The machine id was made at this boot, because the AMI had an empty one."""
     modified, size = host.check_output("stat -c '%Y %s' /etc/machine-id").split()
@@ -155,6 +200,7 @@ def test_machine_id_is_its_own(host: Any, saw: Saw, boot_time: float) -> None:
     saw("made at this boot")
 
 
+@after_boot
 def test_only_the_boot_key_may_log_in(host: Any, expected: dict[str, Any], saw: Saw) -> None:
     """No key of the builder or of a person is in any authorized_keys."""
     blob = expected["public_key"].split()[1]
@@ -174,11 +220,118 @@ def test_disk_has_room(host: Any, saw: Saw) -> None:
     saw(f"{format_size(free)} free on /")
 
 
-def test_ecs_agent_starts(host: Any, saw: Saw) -> None:
-    """Where the base has an ECS agent, it is enabled."""
-    if host.run("systemctl cat ecs.service").rc != 0:
+def test_volume(host: Any, expected: dict[str, Any], saw: Saw, volume: str) -> None:
+    """The volume is mounted by its label at its place; on an instance read-only, without its journal."""
+    (wanted,) = (one for one in expected["volumes"] if one["label"] == volume)
+    unit, where = wanted["unit"], wanted["where"]
+    mount = host.run("findmnt --noheadings --raw --output FSTYPE,OPTIONS --mountpoint %s", where)
+    assert mount.rc == 0, f"nothing is mounted at {where}: {_log(host, unit)}"
+    kind, options = mount.stdout.split()
+    source = host.check_output("findmnt --noheadings --output SOURCE --mountpoint %s", where).strip()
+    label = host.run("blkid -p -s LABEL -o value %s", source).stdout.strip()
+    assert (kind, label) == ("ext4", volume), f"{where} is {kind} with the label {label!r} from {source}"
+    state = host.run("systemctl is-enabled %s", unit).stdout.strip()
+    assert state in _UNIT_STATES, f"{unit} is {state}: it would not be mounted at boot"
+    if moment() == "instance":
+        given = set(options.split(","))
+        assert "ro" in given, f"{where} is mounted {options}: jobs could change it"
+        # Kernels call the same option by one name or the other.
+        assert given & {"noload", "norecovery"}, f"{where} is mounted {options}: its journal would be replayed"
+    saw(f"{volume} from {source} at {where}: {options}")
+
+
+def test_jobs_need_the_volumes(host: Any, expected: dict[str, Any], saw: Saw) -> None:
+    """Docker and the ECS agent start only where all volumes are mounted: a host without models must not take jobs."""
+    wanted = {volume["unit"] for volume in expected["volumes"]}
+    if not wanted:
+        pytest.skip("everything lies on the root volume")
+    there = [unit for unit in on_host.NEED_VOLUMES if _has(host, unit)]
+    for unit in there:
+        for relation in ("Requires", "After"):
+            # systemd quotes names as a shell would.
+            known = shlex.split(host.check_output("systemctl show --property=%s --value %s", relation, unit))
+            missing = sorted(wanted - set(known))
+            assert not missing, f"{unit} has no {relation} on {', '.join(missing)}"
+    saw(f"{' and '.join(there)} need {', '.join(sorted(wanted))}" if there else "this base has neither Docker nor ECS")
+
+
+def test_preloaded_image(host: Any, saw: Saw, preloaded: str) -> None:
+    """Docker has the image of this digest."""
+    listed = host.run("docker image ls --digests --format '{{.Digest}} {{.Repository}} {{.Size}}'")
+    assert listed.rc == 0, f"Docker does not answer: {listed.stderr.strip()}"
+    known = listed.stdout.splitlines()
+    found = [line.split(" ", 1)[1] for line in known if line.startswith(f"{preloaded} ")]
+    assert found, f"Docker knows {counted(len(known), 'image')}, none of that digest"
+    saw(found[0])
+
+
+def test_ecs_agent(host: Any, expected: dict[str, Any], saw: Saw) -> None:
+    """Where the base has an ECS agent it is enabled, joins no cluster by itself, and keeps GPU and image cleaning."""
+    if not _has(host, "ecs.service"):
         saw("this base has no ECS agent")
         return
     state = host.run("systemctl is-enabled ecs.service").stdout.strip()
     assert state in _UNIT_STATES, f"ecs.service is {state}: no instance would join a cluster"
-    saw("ecs.service is enabled")
+    settings = _ecs_settings(host)
+    pull, wanted = settings.get(on_host.ECS_PULL), expected["ecs"]["pull"]
+    assert pull == wanted, f"{on_host.ECS_PULL} is {pull}, wanted is {wanted}"
+    assert not settings.get("ECS_CLUSTER"), f"every instance would join the cluster {settings['ECS_CLUSTER']}"
+    off = settings.get("ECS_DISABLE_IMAGE_CLEANUP", "false")
+    assert off == "false", f"ECS_DISABLE_IMAGE_CLEANUP is {off}: images would fill the disk"
+    had_gpu = "ecs-gpu" in _base_notes(host)
+    gpu = settings.get("ECS_ENABLE_GPU_SUPPORT", "false")
+    assert gpu == "true" or not had_gpu, f"ECS_ENABLE_GPU_SUPPORT is {gpu}, the base AMI had it on"
+    saw(f"enabled, image pull behaviour {pull}, GPU support {'on' if gpu == 'true' else 'off'}")
+
+
+def test_drivers_are_those_of_the_base(host: Any, saw: Saw) -> None:
+    """On a base with an NVIDIA driver, driver and kernel are as they were: one is built for the other."""
+    before = {line.removeprefix("package ") for line in _base_notes(host) if line.startswith("package ")}
+    if not any("nvidia" in package for package in before):
+        saw("this base has no NVIDIA driver")
+        return
+    now = set(host.check_output("sh -c %s", on_host.DRIVER_PACKAGES).splitlines())
+    kernels = {package for package in now - before if package.startswith(("kernel", "linux-image"))}
+    moved = sorted((before - now) | kernels)
+    assert not moved, f"changed in the bake: {', '.join(moved[:5])}"
+    saw(f"{counted(len(before), 'package')} of kernel and driver unchanged")
+
+
+def test_prewarm(host: Any, expected: dict[str, Any], saw: Saw) -> None:
+    """The unit that reads the models at boot is enabled; on an instance it comes to a good end."""
+    unit = expected["prewarm"]
+    if unit is None:
+        pytest.skip("models.prewarm is none")
+    enabled = host.run("systemctl is-enabled %s", unit).stdout.strip()
+    assert enabled in _UNIT_STATES, f"{unit} is {enabled}"
+    if moment() == "builder":
+        saw("enabled")
+        return
+    deadline = time.monotonic() + _PREWARM_PATIENCE
+    while (state := host.run("systemctl is-active %s", unit).stdout.strip()) == "activating":
+        assert time.monotonic() < deadline, f"{unit} is still reading"
+        time.sleep(1)
+    assert state == "active", f"{unit} is {state}: {_log(host, unit)}"
+    saw(_log(host, unit))
+
+
+def _has(host: Any, unit: str) -> bool:
+    return bool(host.run("systemctl cat %s", unit).rc == 0)
+
+
+def _log(host: Any, unit: str) -> str:
+    """Return what a unit, or systemd about it, said last."""
+    lines = host.run("journalctl --no-pager --output=cat --unit %s", unit).stdout.splitlines()
+    return next((line for line in reversed(lines) if line.startswith("read ")), lines[-1] if lines else "no log")
+
+
+def _base_notes(host: Any) -> list[str]:
+    """Return what the builder was like before anything changed it."""
+    return list(host.check_output("cat %s", on_host.BASE_NOTES).splitlines())
+
+
+def _ecs_settings(host: Any) -> dict[str, str]:
+    """Return what the agent is started with: the user's file is read after the AMI's."""
+    text = host.run("sh -c %s", f"cat {on_host.ECS_BASE_CONFIG} {on_host.ECS_CONFIG} 2>/dev/null").stdout
+    pairs = (line.partition("=") for line in map(str.strip, text.splitlines()) if line and not line.startswith("#"))
+    return {name: value.strip("\"'") for name, _, value in pairs}

@@ -1,0 +1,91 @@
+"""The OpenSSH client: one configuration for the machines of one run, and a command on one of them."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+from splitbake.errors import ToolError
+
+#: Seconds that a connection may take to come about; a tunnel of Session Manager needs several.
+CONNECT = 5
+CONNECT_BY_TUNNEL = 30
+PORT = 22
+
+
+def configure(folder: Path, *, user: str, private_key: Path, connect: int = CONNECT) -> Path:
+    """Write an SSH configuration without any host into ``folder``, which is private, and return its path.
+
+    Nothing else decides how a machine is reached: no agent, no key and no known host of the user's. The first contact
+    pins a machine's host key; any other key later is refused.
+
+    Args:
+        folder: also gets the hosts, their keys, and the sockets of shared connections.
+        user: who logs in.
+        private_key: with this key alone.
+        connect: seconds that a connection may take to come about.
+    """
+    settings = {
+        "User": user,
+        "IdentityFile": private_key,
+        "IdentitiesOnly": "yes",
+        "BatchMode": "yes",
+        "StrictHostKeyChecking": "accept-new",
+        "UserKnownHostsFile": folder / "known_hosts",
+        "GlobalKnownHostsFile": "/dev/null",
+        "ConnectTimeout": connect,
+        "ServerAliveInterval": 10,
+        "ServerAliveCountMax": 3,
+        "ControlPath": folder / "%n",
+        "LogLevel": "ERROR",
+    }
+    config = folder / "ssh_config"
+    lines = [f'Include "{folder}/*.host"', "Host *", *(f'  {key} "{value}"' for key, value in settings.items())]
+    config.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return config
+
+
+def add_host(config: Path, name: str, *, address: str, port: int = PORT, proxy: str = "") -> None:
+    """Say how the machine ``name`` is reached; ``proxy`` is a ProxyCommand, in the place of a connection."""
+    lines = [
+        f"Host {name}",
+        f'  HostName "{address}"',
+        f"  Port {port}",
+        *([f"  ProxyCommand {proxy}"] if proxy else []),
+    ]
+    config.with_name(f"{name}.host").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def hostspec(name: str) -> str:
+    """Return how testinfra names the machine ``name`` of a configuration, with root's view."""
+    return f"ssh://{name}?sudo=true&timeout={CONNECT_BY_TUNNEL}"
+
+
+def run(
+    config: Path, host: str, command: Sequence[str], *, text: str = "", within: float
+) -> subprocess.CompletedProcess[str]:
+    """Run ``command`` on ``host`` with ``text`` on its standard input, and return what it said.
+
+    255 is its exit status where the machine gave no answer in ``within`` seconds.
+
+    Raises:
+        ToolError: there is no ssh here.
+    """
+    return _ssh(["-F", str(config), host, shlex.join(command)], text, within)
+
+
+def disconnect(config: Path, host: str) -> None:
+    """Close the shared connection to ``host``, which would outlive us by a minute; none is fine."""
+    _ssh(["-F", str(config), "-O", "exit", host], "", CONNECT)
+
+
+def _ssh(arguments: Sequence[str], text: str, within: float) -> subprocess.CompletedProcess[str]:
+    argv = ["ssh", *arguments]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, check=False, input=text, timeout=within)
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(argv, 255, "", "ssh gave no answer")
+    except FileNotFoundError:
+        raise ToolError("ssh is not on PATH", hint="install the OpenSSH client; splitbake doctor") from None
