@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,7 @@ class World:
 
     project: Project
     environment: dict[str, str]
+    cloud: local.Cloud
 
     def splitbake(self, *arguments: str, **variables: str) -> Outcome:
         """Run ``splitbake ARGUMENTS`` in the project's folder."""
@@ -60,6 +62,20 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """The reference project before splitbake ever touched it."""
+    with made_world(tmp_path_factory) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def own_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """The same in a cloud that only the tests of one module see."""
+    with made_world(tmp_path_factory) as made:
+        yield made
+
+
+@contextmanager
+def made_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    """Start a cloud with everything around the reference project; end it with the block."""
     directory = tmp_path_factory.mktemp("cloud")
     project = scene.copy_project(REPOSITORY, tmp_path_factory.mktemp("project"))
     assets = tmp_path_factory.mktemp("assets")
@@ -70,7 +86,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             for name, value in cloud.environment().items():
                 patch.setenv(name, value)
             scene.fill(project, project.cloud(), assets, lambda line: None)
-            yield World(project, cloud.environment())
+            yield World(project, cloud.environment(), cloud)
     finally:
         local.down(directory)
 

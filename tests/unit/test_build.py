@@ -236,19 +236,18 @@ def test_files_that_change_while_another_build_is_waited_for(small, cloud, made)
     assert made == []
 
 
-def test_a_script_that_changes_while_packer_runs(small, cloud, made, monkeypatch):
-    bake, before = ami.bake, set(amis())
+def test_a_script_that_changes_while_packer_runs_is_for_the_next_build(small, cloud, made, monkeypatch):
+    """Packer reads copies, which were compared with the fingerprint: what it made is what it is called."""
+    bake, before = ami.bake, fingerprint.inputs(small.project, "ami").fingerprint
 
     def edited(project, *arguments, **options):
+        artifact = bake(project, *arguments, **options)
         (small.root / "setup/first.sh").write_text("#!/bin/sh\necho other\n")
-        return bake(project, *arguments, **options)
+        return artifact
 
     monkeypatch.setattr(ami, "bake", edited)
-    with pytest.raises(BuildError, match=r"script setup/first\.sh changed"):
-        built(small, cloud)
-    assert len(made) == 1
-    assert set(amis()) == before
-    assert set(made[0].snapshots) & set(snapshots()) == set()
+    assert built(small, cloud).artifact == made[0]
+    assert small.project.catalog(cloud).artifact("ami", before) == made[0]
     assert kept(small, cloud) is None
 
 
@@ -265,9 +264,9 @@ def test_a_build_that_fails_leaves_no_record_and_lets_the_next_one_in(small, clo
 
 
 @pytest.mark.parametrize("half", ["ami", "image"])
-def test_an_artifact_that_cannot_be_remembered_is_named_and_an_ami_removed(small, cloud, made, monkeypatch, half):
+def test_an_artifact_that_cannot_be_remembered_is_named_and_stays(small, cloud, made, monkeypatch, half):
     module, name = {"ami": (ami, "bake"), "image": (image, "build")}[half]
-    make, before = getattr(module, name), amis()
+    make = getattr(module, name)
 
     def then_break(project, *arguments, **options):
         artifact = make(project, *arguments, **options)
@@ -279,8 +278,7 @@ def test_an_artifact_that_cannot_be_remembered_is_named_and_an_ami_removed(small
     with pytest.raises(StateError) as caught:
         built(small, cloud, half)
     assert caught.value.message.startswith(f"{made[0].uri} was built, but could not be remembered: cannot ")
-    assert amis() == before
-    assert set(made[0].snapshots) & set(snapshots()) == set()
+    assert set(made[0].snapshots) <= set(snapshots())
 
 
 @pytest.mark.parametrize("step", ["keep_inputs", "keep"])
@@ -293,21 +291,6 @@ def test_an_interrupt_before_it_is_remembered_leaves_no_ami(small, cloud, made, 
     assert (len(made), amis()) == (1, before)
     assert set(made[0].snapshots) & set(snapshots()) == set()
     assert built(small, cloud).artifact == made[1]
-
-
-def test_an_interrupt_while_the_inputs_are_compared_leaves_no_ami(small, cloud, made, monkeypatch):
-    bake, before = ami.bake, amis()
-
-    def then_interrupt(*arguments, **options):
-        artifact = bake(*arguments, **options)
-        monkeypatch.setattr(fingerprint, "inputs", interrupt)
-        return artifact
-
-    monkeypatch.setattr(ami, "bake", then_interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        built(small, cloud)
-    assert (len(made), amis()) == (1, before)
-    assert set(made[0].snapshots) & set(snapshots()) == set()
 
 
 def interrupt(*_: Any, **__: Any) -> None:

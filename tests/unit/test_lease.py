@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from splitbake.errors import CloudError, HeldError, StateError
-from splitbake.lease import held, last
+from splitbake.lease import held, is_gone, last, process_id
 from splitbake.state import FolderStore
 
 KEY = "leases/release/prod.json"
@@ -268,10 +268,41 @@ def test_the_lease_of_a_killed_process_falls_free(store, tmp_path):
         with pytest.raises(HeldError), hold(store, "bob"):
             pass
         process.kill()
+    on_another_machine(store)
+    with pytest.raises(HeldError), hold(store, "bob"):
+        pass
     started = time.monotonic()
     with hold(store, "bob", wait=lambda _line: None, poll=0.02) as lease:
         lease.require()
     assert time.monotonic() - started < 5
+
+
+def on_another_machine(store, process: str = "") -> None:
+    """Let the holder be a process that cannot be looked for here."""
+    store.put(KEY, json.dumps({**stored(store), "process": process}).encode())
+
+
+def test_who_was_killed_on_this_machine_is_not_waited_for(store, tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD.replace("1.5", "90"), str(tmp_path)], stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline() == b"inside\n"
+        with pytest.raises(HeldError), hold(store, "bob"):
+            pass
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # dead, but not reaped yet
+        assert is_gone(stored(store)["process"])
+    with hold(store, "bob") as lease:
+        lease.require()
+
+
+def test_a_process_is_gone_only_where_that_is_certain():
+    boot, namespace, pid, started = process_id().split()
+    assert not is_gone(process_id())
+    assert is_gone(f"{boot} {namespace} {pid} {int(started) + 1}"), "its number was given away again"
+    assert not is_gone(f"{'0' * 36} {namespace} {pid} 1"), "another machine, or before the last boot"
+    assert not is_gone(f"{boot} pid:[1] {pid} 1"), "a container of its own sees other numbers"
+    assert not is_gone("")
 
 
 def test_ctrl_c_sets_it_free_at_once(store, tmp_path):

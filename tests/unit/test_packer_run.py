@@ -5,15 +5,12 @@ from __future__ import annotations
 import io
 import json
 import re
-import shutil
 from pathlib import Path
 
 import pytest
 
-from splitbake import generate
 from splitbake.bake import ami, packer
 from splitbake.errors import BuildError, ToolError
-from splitbake.project import Project
 
 
 def output_of(*lines: str, hidden: tuple[str, ...] = ()) -> tuple[packer.Output, list[str], str]:
@@ -129,7 +126,8 @@ def test_what_our_scripts_say_becomes_the_error(kind: str) -> None:
 def test_every_kind_that_our_scripts_can_say_has_a_hint() -> None:
     scripts = Path(packer.__file__).parents[1] / "generate" / "scripts"
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(scripts.glob("*.sh")))
-    kinds = set(re.findall(r"\bfail ([a-z-]+) \"", text)) | set(re.findall(r"splitbake: ([a-z-]+): .*>&2", text))
+    kinds = set(re.findall(r"\bfail ([a-z-]+) [\"']", text)) | set(re.findall(r"splitbake: ([a-z-]+): .*>&2", text))
+    kinds |= set(re.findall(r"FetchError\(\"([a-z-]+)\"", (scripts / "fetch.py").read_text(encoding="utf-8")))
     assert kinds == packer._HINTS.keys()
 
 
@@ -142,16 +140,16 @@ def record(path: Path, **builds: str) -> Path:
     return path
 
 
-def test_the_ami_of_this_run_is_taken_from_a_record_of_many(tmp_path: Path) -> None:
+def test_the_amis_of_this_run_are_taken_from_a_record_of_many(tmp_path: Path) -> None:
     path = record(tmp_path / "r.json", old="eu-west-1:ami-old", new="eu-west-1:ami-new,us-east-1:ami-copy")
-    assert packer.artifact_id(path, "eu-west-1") == "ami-new"
+    assert packer.amis(path) == {"eu-west-1": "ami-new", "us-east-1": "ami-copy"}
 
 
-def test_a_record_without_an_ami_is_an_error(tmp_path: Path) -> None:
+def test_a_record_without_the_ami_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BuildError, match="no readable record"):
-        packer.artifact_id(tmp_path / "missing.json", "eu-west-1")
+        packer.amis(tmp_path / "missing.json")
     with pytest.raises(BuildError, match="expected one AMI of eu-west-1"):
-        packer.artifact_id(record(tmp_path / "r.json", new="us-east-1:ami-1"), "eu-west-1")
+        ami._made(record(tmp_path / "r.json", new="us-east-1:ami-1"), "eu-west-1")
 
 
 def test_the_environment_hands_over_keys_and_nothing_that_changes_the_course(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,23 +158,3 @@ def test_the_environment_hands_over_keys_and_nothing_that_changes_the_course(mon
     env = packer.environment({"AWS_ACCESS_KEY_ID": "key"}, Path("/somewhere"))
     assert not {"PACKER_LOG", "PACKER_LOG_PATH", "PKR_VAR_run", "AWS_PROFILE"} & env.keys()
     assert (env["AWS_ACCESS_KEY_ID"], env["TMPDIR"], env["CHECKPOINT_DISABLE"]) == ("key", "/somewhere", "1")
-
-
-def test_hcl_of_somebody_else_in_the_template_folder_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A current Packer takes the folder as one template, whoever wrote its files."""
-    for name in ("splitbake.yaml", "splitbake.lock"):
-        shutil.copy(Path(__file__).parents[2] / name, tmp_path)
-    project = Project(tmp_path / "splitbake.yaml")
-    for path in project.manifest.ami.provision:
-        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / path).touch()
-    (tmp_path / "bin").mkdir()
-    fake_packer(tmp_path / "bin", "echo 'Packer v1.16.0'")
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
-    generate.write(project, "latest")
-    assert ami._checked(project) == "latest"
-    (tmp_path / "packer/windows.pkr.hcl").write_text("source {}\n")
-    with pytest.raises(BuildError, match=r"did not make.*: windows\.pkr\.hcl"):
-        ami._checked(project)

@@ -35,7 +35,8 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
 
     Raises:
         BuildError, ToolError, CloudError: nothing usable was made, and nothing is left running.
-        StateError, CloudError: it was made, but could not be remembered; the message names it. Such an AMI is removed.
+        StateError, CloudError: it was made, but could not be remembered; the message names it. The next build takes
+            such an AMI up.
     """
     cloud.require_endpoint()
     plan.require_buildable(project, cloud)
@@ -53,9 +54,13 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
         reasons = ("--force",) if force else again.reasons
         for reason in reasons:
             say(f"because {reason}")
-        made = _make(project, cloud, inputs, say)
+        found = None if force else _left(project, cloud, catalog, inputs, say)
+        made = found or _make(project, cloud, inputs, say)
         kept = _keep(project, cloud, catalog, inputs, made, instead_of=before)
-    return Built(kept, reused=kept != made, reasons=reasons)
+        if not found:
+            with _told(f"{kept.uri} is built and remembered, but not how long that took"):
+                catalog.log(_run(project, made))
+    return Built(kept, reused=found is not None or kept != made, reasons=reasons)
 
 
 def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
@@ -77,17 +82,22 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
     return known
 
 
+def _left(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, say: Say) -> Artifact | None:
+    """Return what an earlier run has made of these inputs and could not write down. Image layers are found anyway."""
+    from splitbake.bake import adopt
+
+    if inputs.half == "image":
+        return None
+    return adopt.earlier(project, cloud, catalog, inputs.fingerprint, say)
+
+
 def _make(project: Project, cloud: Cloud, inputs: Inputs, say: Say) -> Artifact:
     """Make the artifact of exactly these inputs; they may have changed while another build was waited for."""
     from splitbake.bake import ami, image
 
     _require_unchanged(project, inputs)
-    if inputs.half == "image":
-        return image.build(project, cloud, fingerprint=inputs.fingerprint, say=say)
-    made = ami.bake(project, cloud, fingerprint=inputs.fingerprint, say=say)
-    with _discarding(cloud, made):
-        _require_unchanged(project, inputs)  # Packer read the user's scripts only now
-    return made
+    make = ami.bake if inputs.half == "ami" else image.build
+    return make(project, cloud, fingerprint=inputs.fingerprint, say=say)
 
 
 def _require_unchanged(project: Project, inputs: Inputs) -> None:
@@ -103,7 +113,7 @@ def _keep(
     project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, made: Artifact, *, instead_of: Artifact | None
 ) -> Artifact:
     """Remember ``made``, unless a healthy one was remembered meanwhile: then that one counts, and ours is removed."""
-    with _discarding(cloud, made), _told(f"{made.uri} was built, but could not be remembered"):
+    with _discarding_on_interrupt(cloud, made), _told(f"{made.uri} was built, but could not be remembered"):
         catalog.keep_inputs(inputs)
         while (kept := catalog.keep(made, instead_of=instead_of)) != made:
             if not health.problem(cloud, kept, project.manifest.image.repository):
@@ -111,8 +121,6 @@ def _keep(
             instead_of = kept
     if kept != made:
         _discard(cloud, made)
-    with _told(f"{kept.uri} is built and remembered, but not how long that took"):
-        catalog.log(_run(project, made))
     return kept
 
 
@@ -127,13 +135,13 @@ def _told(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _discarding(cloud: Cloud, made: Artifact) -> Iterator[None]:
-    """Remove ``made`` unless the block comes to its end: nobody would ever find it again, and its snapshots cost."""
+def _discarding_on_interrupt(cloud: Cloud, made: Artifact) -> Iterator[None]:
+    """Remove ``made`` where the user wants nothing more; after an error the next build takes it up."""
     from splitbake.bake import access
 
     try:
         yield
-    except BaseException as problem:
+    except KeyboardInterrupt as problem:
         access.clean_up_after(problem, lambda: _discard(cloud, made))
         raise
 

@@ -44,12 +44,12 @@ def _problem_of_ami(cloud: Cloud, artifact: Artifact) -> str:
         return f"the AMI of this fingerprint, {ami}, is {image['State']}"
     if image["OwnerId"] != cloud.environment.account and not artifact.promoted_from:
         return f"the AMI of this fingerprint, {ami}, belongs to account {image['OwnerId']}"
-    if _is_past(image):
+    if is_past(image):
         return f"the AMI of this fingerprint, {ami}, is deprecated since {image['DeprecationTime']}"
     return ""
 
 
-def _is_past(image: Mapping[str, Any]) -> bool:
+def is_past(image: Mapping[str, Any]) -> bool:
     """Return whether the moment of deprecation, where one is set, has come (ISO 8601, UTC)."""
     moment: str = image.get("DeprecationTime", "")
     return bool(moment) and datetime.datetime.fromisoformat(moment) <= datetime.datetime.now(datetime.UTC)

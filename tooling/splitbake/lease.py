@@ -2,7 +2,8 @@
 
 It stands in the state as ``leases/<name>.json`` and is never deleted: it is created once, and from then on replaced
 on condition that nobody else has replaced it since it was read. That condition lets only one of two take it,
-whatever their clocks say; clocks say only when a silent holder counts as dead. A living one writes a new moment of
+whatever their clocks say; clocks say only when a silent holder counts as dead, where the machine that it ran on is
+another one: on this one the process itself is looked for. A living one writes a new moment of
 expiry every third of the lease's life, and who finds that moment passed takes the lease over.
 
 So a clock that is ahead by more than two thirds of the life may take the lease from a living holder, who learns
@@ -21,9 +22,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-from pydantic import AwareDatetime, ValidationError
+from pydantic import AwareDatetime, Field, ValidationError
 
 from splitbake.errors import HeldError, SplitbakeError, StateError
 from splitbake.spec import Spec, Text
@@ -49,10 +51,15 @@ class Holding(Spec):
     who: Text
     host: Text
     pid: int
+    process: str = Field(default="", description="what tells that process from every other one: see process_id")
     doing: Text
     since: AwareDatetime
     expires: AwareDatetime
     released: bool = False
+
+    def is_held(self, moment: datetime.datetime) -> bool:
+        """Whether the holder still counts: not done, not silent for too long, and not seen to be dead."""
+        return not self.released and self.expires > moment and not is_gone(self.process)
 
     def __str__(self) -> str:
         return (
@@ -63,6 +70,37 @@ class Holding(Spec):
 def now() -> datetime.datetime:
     """Return the present moment."""
     return datetime.datetime.now(datetime.UTC)
+
+
+def process_id(number: int | str = "self") -> str:
+    """Return what no other process has: this boot of the kernel, the PID namespace, the PID, and when it started.
+
+    Empty where the system does not tell (it is no Linux), or there is no such process; one that is dead but not yet
+    reaped counts as none.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        namespace = Path("/proc/self/ns/pid").readlink()
+        fields = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        pid = Path(f"/proc/{number}").resolve().name
+    except OSError:
+        return ""
+    # proc(5): behind the name come the state (3) and, as field 22, the start time in ticks since boot.
+    return "" if fields[0] in {"Z", "X"} else f"{boot} {namespace} {pid} {fields[19]}"
+
+
+def is_gone(process: str) -> bool:
+    """Whether ``process``, of ``process_id``, has ended; only one of this very kernel and namespace can be judged."""
+    mine, parts = process_id().split(), process.split()
+    if len(parts) != len(mine) or not mine or parts[:2] != mine[:2]:
+        return False
+    return process_id(parts[2]) != process
+
+
+def names(store: Store, prefix: str) -> list[str]:
+    """Return the names of the leases, held or not, that begin with ``prefix``."""
+    keys = store.keys(f"leases/{prefix}")
+    return [key.removeprefix("leases/").removesuffix(".json") for key in keys]
 
 
 def last(store: Store, name: str) -> Holding | None:
@@ -143,6 +181,7 @@ class Lease:
             who=who,
             host=socket.gethostname() or "unknown",
             pid=os.getpid(),
+            process=process_id(),
             doing=doing,
             since=clock(),
             expires=clock(),
@@ -172,7 +211,7 @@ class Lease:
             if self._is_mine(there):  # stored already, though the answer got lost
                 return True
             self.previous = there
-            return there is None or there.released or there.expires <= self._clock()
+            return there is None or not there.is_held(self._clock())
 
         there = self._write(may, since=self._clock())
         return None if self._is_mine(there) else there

@@ -1,27 +1,32 @@
-"""The way into a temporary instance: a key pair and a security group of one run, and their end.
+"""The way into temporary instances: a key pair, a security group and perhaps a role of one run, and their end.
 
-Everything of a run is named or tagged by its id, so that ``sweep`` finds it even where an answer of AWS was lost.
+Everything of a run is named and tagged by its id, so that ``sweep`` finds it even where an answer of AWS was lost, and
+``splitbake gc --runs`` where nobody was left to sweep.
 """
 
 from __future__ import annotations
 
+import datetime
+import hashlib
+import os
 import secrets
 import subprocess
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from splitbake.cloud import Cloud, aws_errors, error_code
+from splitbake.bake import ingress, roles, things
+from splitbake.bake.things import STARTED_TAG, Thing, as_tags
+from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import CloudError, SplitbakeError, ToolError
+from splitbake.ui import Say, silent
 
-RUN_TAG = "splitbake:run"
+RUN_TAG = things.RUN_TAG
 _SSH = 22
-#: Seconds that a terminated instance may still hold its security group.
-_RELEASE = 60
-_GONE = {"InvalidGroup.NotFound", "InvalidGroupId.NotFound"}
+#: Says on which machine a run is, and in no way whose that is.
+_BY_TAG = "splitbake:by"
 
 
 @dataclass(frozen=True)
@@ -33,12 +38,16 @@ class Access:
         private_key: file with the key, mode 0600; the key never leaves this machine.
         public_key: one line, ``ssh-ed25519 AAAA…``.
         group: id of the security group.
+        profile: name of the temporary instance profile, where there is one.
+        tags: what everything of the run carries.
     """
 
     name: str
     private_key: Path
     public_key: str
     group: str
+    profile: str | None
+    tags: Mapping[str, str]
 
 
 def new_run() -> str:
@@ -47,29 +56,52 @@ def new_run() -> str:
 
 
 @contextmanager
-def granted(cloud: Cloud, run: str, *, folder: Path, subnet: str | None, tags: Mapping[str, str]) -> Iterator[Access]:
-    """Make key pair and security group; at the end remove them and every instance and volume of the run.
-
-    Port 22 is open to every address, as the caller's own is unknown behind NAT; only this run's key opens it.
+def granted(
+    cloud: Cloud,
+    run: str,
+    *,
+    folder: Path,
+    subnet: str | None,
+    tags: Mapping[str, str],
+    connect: str = "public-ip",
+    boundary: str | None = None,
+    say: Say = silent,
+) -> Iterator[Access]:
+    """Make key pair, security group and role; at the end remove them and every instance and volume of the run.
 
     Args:
         cloud: where.
         run: its name, of ``new_run``.
         folder: private to the caller; gets the key files.
         subnet: where the instances will be; None is the default VPC.
-        tags: for key pair and group, beside the tag of the run.
+        tags: for all of that, beside those of the run.
+        connect: of ``ami.builder``: decides who can reach port 22. Only this run's key opens it.
+        boundary: ARN of the permissions boundary of a temporary role; None makes no role.
+        say: is told what people should know.
     """
+    name = _name(run)
     private_key = folder / "id_ed25519"
-    _make_key(private_key, comment=_name(run))
+    _make_key(private_key, comment=name)
     public_key = private_key.with_suffix(".pub").read_text(encoding="ascii").strip()
+    marks = {**tags, RUN_TAG: run, STARTED_TAG: _now(), **_by()}
     try:
+        ec2 = cloud.client("ec2")
+        vpc = ingress.vpc_of(ec2, subnet)
+        open_to = ingress.sources(cloud, connect, vpc, say)
         with aws_errors("make a temporary key pair and security group"):
-            group = _create(cloud.client("ec2"), run, public_key, subnet, {**tags, RUN_TAG: run})
-        yield Access(_name(run), private_key, public_key, group)
+            ec2.import_key_pair(
+                KeyName=name,
+                PublicKeyMaterial=public_key.encode(),
+                TagSpecifications=[{"ResourceType": "key-pair", "Tags": as_tags(marks)}],
+            )
+            group = _make_group(ec2, name, vpc["VpcId"], open_to, marks)
+        if boundary:
+            roles.make(cloud, name, boundary=boundary, tags=marks)
+        yield Access(name, private_key, public_key, group, name if boundary else None, marks)
     except BaseException as problem:
-        clean_up_after(problem, lambda: sweep(cloud, run))
+        clean_up_after(problem, lambda: sweep(cloud, run, role=boundary is not None))
         raise
-    sweep(cloud, run)
+    sweep(cloud, run, role=boundary is not None)
 
 
 def clean_up_after(problem: BaseException, clean: Callable[[], None]) -> None:
@@ -79,35 +111,24 @@ def clean_up_after(problem: BaseException, clean: Callable[[], None]) -> None:
     except CloudError as second:
         if not isinstance(problem, SplitbakeError):
             raise
-        left = f"cleaning up failed as well, look for leftovers: {second.message}"
+        left = f"cleaning up failed as well: {second.message}; see splitbake gc --runs"
         problem.hint = f"{problem.hint}; {left}" if problem.hint else left
 
 
-def sweep(cloud: Cloud, run: str) -> None:
-    """Remove what ``run`` has left: instances, volumes, security group, key pair. Nothing left is fine.
+def sweep(cloud: Cloud, run: str, *, role: bool = False) -> None:
+    """Remove what ``run`` has left in EC2, and its role. Nothing left is fine.
 
     Raises:
         CloudError: AWS refused; the message says at what.
     """
-    ec2 = cloud.client("ec2")
-    of_run = [{"Name": f"tag:{RUN_TAG}", "Values": [run]}]
-    with aws_errors(f"terminate the instances of run {run}"):
-        alive = [
-            {"Name": "instance-state-name", "Values": ["pending", "running", "stopping", "stopped", "shutting-down"]}
-        ]
-        pages = ec2.get_paginator("describe_instances").paginate(Filters=of_run + alive)
-        found = [one["InstanceId"] for page in pages for group in page["Reservations"] for one in group["Instances"]]
-        if found:
-            ec2.terminate_instances(InstanceIds=found)
-            ec2.get_waiter("instance_terminated").wait(InstanceIds=found, WaiterConfig={"Delay": 2, "MaxAttempts": 300})
-    with aws_errors(f"delete the volumes of run {run}"):
-        free = [{"Name": "status", "Values": ["available"]}]
-        for volume in ec2.describe_volumes(Filters=of_run + free)["Volumes"]:
-            ec2.delete_volume(VolumeId=volume["VolumeId"])
-    with aws_errors(f"delete the key pair of run {run}"):
-        ec2.delete_key_pair(KeyName=_name(run))
-    for group in _groups(ec2, run):
-        _delete_group(ec2, group)
+    failures = things.remove(cloud, things.find(cloud, {RUN_TAG: run}))
+    if role:
+        region = cloud.environment.region
+        failures += roles.remove(
+            cloud, [Thing("instance profile", _name(run), region, run), Thing("role", _name(run), region, run)]
+        )
+    if failures:
+        raise CloudError("; ".join(one.problem.message for one in failures), hint=failures[0].problem.hint)
 
 
 def _make_key(path: Path, *, comment: str) -> None:
@@ -125,45 +146,35 @@ def _name(run: str) -> str:
     return f"splitbake-{run}"
 
 
-def _create(ec2: Any, run: str, public_key: str, subnet: str | None, tags: Mapping[str, str]) -> str:
-    marks = [{"Key": key, "Value": value} for key, value in tags.items()]
-    ec2.import_key_pair(
-        KeyName=_name(run),
-        PublicKeyMaterial=public_key.encode(),
-        TagSpecifications=[{"ResourceType": "key-pair", "Tags": marks}],
-    )
-    network = ec2.describe_subnets(SubnetIds=[subnet])["Subnets"][0]["VpcId"] if subnet else None
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _by() -> dict[str, str]:
+    """Return the tag that tells machines apart: the number of the run of GitHub Actions, or a digest.
+
+    machine-id(5) itself "should be considered confidential": only a keyed digest of it may be shown.
+    """
+    if number := os.environ.get("GITHUB_RUN_ID"):
+        return {_BY_TAG: f"github-run-{number}"}
+    try:
+        machine = Path("/etc/machine-id").read_bytes().strip()
+    except OSError:
+        return {}
+    return {_BY_TAG: f"machine-{hashlib.blake2b(b'splitbake', key=machine[:64], digest_size=6).hexdigest()}"}
+
+
+def _make_group(ec2: Any, name: str, vpc: str, open_to: list[str], tags: Mapping[str, str]) -> str:
     group = ec2.create_security_group(
-        GroupName=_name(run),
-        Description="SSH into a temporary instance of splitbake",
-        TagSpecifications=[{"ResourceType": "security-group", "Tags": marks}],
-        **({"VpcId": network} if network else {}),
+        GroupName=name,
+        Description="a temporary instance of splitbake",
+        TagSpecifications=[{"ResourceType": "security-group", "Tags": as_tags(tags)}],
+        VpcId=vpc,
     )["GroupId"]
-    anywhere = [{"CidrIp": "0.0.0.0/0"}]
-    ec2.authorize_security_group_ingress(
-        GroupId=group,
-        IpPermissions=[{"IpProtocol": "tcp", "FromPort": _SSH, "ToPort": _SSH, "IpRanges": anywhere}],
-    )
+    if open_to:
+        ranges = [{"CidrIp": network} for network in open_to]
+        ec2.authorize_security_group_ingress(
+            GroupId=group,
+            IpPermissions=[{"IpProtocol": "tcp", "FromPort": _SSH, "ToPort": _SSH, "IpRanges": ranges}],
+        )
     return str(group)
-
-
-def _groups(ec2: Any, run: str) -> list[str]:
-    with aws_errors(f"look for the security group of run {run}"):
-        found = ec2.describe_security_groups(Filters=[{"Name": "group-name", "Values": [_name(run)]}])
-    return [group["GroupId"] for group in found["SecurityGroups"]]
-
-
-def _delete_group(ec2: Any, group: str) -> None:
-    deadline = time.monotonic() + _RELEASE
-    while True:
-        try:
-            with aws_errors(f"delete the security group {group}"):
-                ec2.delete_security_group(GroupId=group)
-        except CloudError as problem:
-            if error_code(problem) in _GONE:
-                return
-            if error_code(problem) != "DependencyViolation" or time.monotonic() > deadline:
-                raise
-            time.sleep(2)
-        else:
-            return

@@ -1,37 +1,37 @@
-"""Baking the AMI: what Packer needs is laid out in a private folder, Packer runs, and what it made is tagged."""
+"""Baking the AMI: what Packer needs is laid out in a private folder, Packer runs, and what it made is finished."""
 
 from __future__ import annotations
 
 import json
 import os
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
-from splitbake import contract, files, generate, sources
+from splitbake import contract, files, generate
 from splitbake.artifact import Artifact, now
-from splitbake.bake import access, packer
+from splitbake.bake import access, amis, finish, packer, recipe, rundir, uploads
 from splitbake.bake.access import Access
+from splitbake.bake.rundir import RunFolder
 from splitbake.cloud import Cloud, aws_errors
-from splitbake.errors import BuildError, CloudError
-from splitbake.generate import Compat
+from splitbake.errors import BuildError, CloudError, SplitbakeError
+from splitbake.generate import Compat, source
 from splitbake.generate import packer as generated
-from splitbake.generate.mark import is_marked
 from splitbake.project import Project
 from splitbake.ui import Say
+from splitbake.verify import gate
 
 _VARIABLES = "run.pkrvars.json"
 _RECORD = "record.json"
+_GATE = "gate"
 _LOG = Path("build/logs/packer.log")
 
 
 def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artifact:
     """Bake the AMI of the project as it is now; the caller has compared the account already.
 
-    Whatever goes wrong, and also after Ctrl-C, no instance, key, security group, volume, AMI or snapshot is left.
+    Whatever goes wrong, and also after Ctrl-C, no instance, key, security group, role or volume is left. An AMI is left
+    only where it is complete but for its tags, copies or settings: the next build takes it up.
 
     Raises:
         BuildError: ``packer/`` is out of date, or the bake failed.
@@ -43,17 +43,50 @@ def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artif
     compat = _checked(project)
     run = access.new_run()
     tags = generated.tags(project.manifest, fingerprint, run)
-    builder = project.manifest.ami.builder
-    with tempfile.TemporaryDirectory(prefix="splitbake-") as name, _all_or_nothing(cloud, tags["Name"]):
-        folder = Path(name)
-        hidden = _inputs(project, cloud, fingerprint, folder / "inputs")
-        with access.granted(cloud, run, folder=folder, subnet=builder.subnet, tags=tags) as way_in:
-            values = _variables(cloud, folder, way_in) | {"run": run, "fingerprint": fingerprint}
-            _write_private(folder / _VARIABLES, json.dumps(values))
-            _packer(project, cloud, compat, folder=folder, hidden=hidden, say=say)
-        ami = packer.artifact_id(folder / _RECORD, cloud.environment.region)
-        say(f"waiting for {ami}")
-        snapshots = _finish(cloud, ami, tags)
+    try:
+        with rundir.opened(run) as room:
+            ami = _baked(project, cloud, compat, room, tags=tags, say=say)
+            seen = gate.report(room.path / _GATE)
+        artifact = complete(project, cloud, ami, tags, fingerprint=fingerprint, started=started, say=say)
+        if seen:
+            project.catalog(cloud).keep_gate(seen.model_copy(update={"artifact": ami}))
+        return artifact
+    except KeyboardInterrupt as problem:
+        access.clean_up_after(problem, lambda: _discard(project, cloud, tags))
+        raise
+
+
+def complete(
+    project: Project,
+    cloud: Cloud,
+    ami: str,
+    tags: Mapping[str, str],
+    *,
+    fingerprint: str,
+    started: float,
+    say: Say,
+) -> Artifact:
+    """Finish an AMI that Packer has made and return it as what it is.
+
+    Args:
+        project: what it was made from.
+        cloud: where it is.
+        ami: its id.
+        tags: for the AMI, its copies, and their snapshots.
+        fingerprint: of its inputs.
+        started: when work on it began, on the monotonic clock.
+        say: hears of each step.
+
+    Raises:
+        BuildError, CloudError: the message names the AMI, which stays.
+    """
+    say(f"finishing {ami}")
+    try:
+        finished = finish.finish(project, cloud, ami, tags, say)
+    except SplitbakeError as problem:
+        problem.message = f"{ami} is baked, but not finished: {problem.message}"
+        problem.hint = f"{problem.hint}; splitbake build ami takes this AMI up".removeprefix("; ")
+        raise
     return Artifact(
         half="ami",
         id=ami,
@@ -62,22 +95,96 @@ def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artif
         created=now(),
         seconds=round(time.monotonic() - started, 1),
         size=project.lock.models_size,
-        snapshots=snapshots,
+        snapshots=finished.snapshots,
+        copies=finished.copies,
         offers=contract.offer(project.manifest, project.lock),
     )
 
 
 def discard(cloud: Cloud, artifact: Artifact) -> None:
-    """Remove an AMI that nobody needs, with its snapshots.
+    """Remove an AMI that nobody needs, its copies, and the snapshots of all of them.
 
     Raises:
         CloudError: AWS refused it; what is left is named.
     """
-    ec2 = cloud.client("ec2")
-    with aws_errors(f"remove the AMI {artifact.id} and its snapshots {', '.join(artifact.snapshots)}"):
-        ec2.deregister_image(ImageId=artifact.id)
-        for snapshot in artifact.snapshots:
-            ec2.delete_snapshot(SnapshotId=snapshot)
+    amis.discard(cloud, artifact.id, parts=artifact.snapshots)
+    for copy in artifact.copies:
+        amis.discard(cloud, copy.id, region=copy.region)
+
+
+def _baked(
+    project: Project, cloud: Cloud, compat: Compat, room: RunFolder, *, tags: Mapping[str, str], say: Say
+) -> str:
+    """Run Packer and return the AMI that it made; without one there is none afterwards."""
+    builder, folder = project.manifest.ami.builder, room.path
+    run, fingerprint = tags[access.RUN_TAG], tags["splitbake:fingerprint"]
+    hidden = uploads.lay_out(project, cloud, fingerprint, folder / "inputs")
+    template = recipe.stage(project, fingerprint, compat, folder / "project")
+    ami = ""
+    try:
+        with access.granted(
+            cloud,
+            run,
+            folder=folder,
+            subnet=builder.subnet,
+            tags=tags,
+            connect=builder.connect,
+            boundary=builder.permissions_boundary,
+            say=say,
+        ) as way_in:
+            values = variables(cloud, folder, way_in) | {"run": run, "fingerprint": fingerprint}
+            values["profile"] = way_in.profile or builder.profile or ""
+            uploads.write_private(folder / _VARIABLES, json.dumps(values))
+            gated = gate.prepare(
+                project,
+                cloud,
+                fingerprint,
+                folder=folder / _GATE,
+                private_key=way_in.private_key,
+                public_key=way_in.public_key,
+            )
+            try:
+                _packer(project, cloud, template, room, gated=gated, hidden=hidden, say=say)
+                ami = _made(folder / _RECORD, cloud.environment.region)
+            except packer.AbandonedError as problem:
+                ami = _awaited(project, cloud, tags["Name"], problem, say)
+    except Exception as problem:
+        if not ami:
+            access.clean_up_after(problem, lambda: _discard(project, cloud, tags))
+        raise
+    return ami
+
+
+def _made(record: Path, region: str) -> str:
+    made = packer.amis(record)
+    if region not in made:
+        raise BuildError(f"Packer's record names {made or 'no AMI'}; expected one AMI of {region}")
+    return made[region]
+
+
+def _awaited(project: Project, cloud: Cloud, name: str, problem: packer.AbandonedError, say: Say) -> str:
+    """Return the AMI that Packer did not wait for to its end, once EC2 has made it.
+
+    Raises:
+        AbandonedError: ``problem``: there is no such AMI, or EC2 failed to make it.
+    """
+    there = amis.own(cloud, name)
+    if not there:
+        raise problem
+    ami = str(there[0]["ImageId"])
+    say(f"Packer waits no longer for {ami}; splitbake does")
+    try:
+        amis.wait(cloud, ami, within=source.wait_seconds(project.manifest, project.lock))
+    except BuildError as failure:
+        raise problem from failure
+    return ami
+
+
+def _discard(project: Project, cloud: Cloud, tags: Mapping[str, str]) -> None:
+    """Remove the AMI of a run and its copies, found by name: Packer tags them only when they are complete."""
+    for region in (None, *(copy.region for copy in project.manifest.ami.copies)):
+        for image in amis.own(cloud, tags["Name"], region):
+            amis.discard(cloud, image["ImageId"], region=region, tags=tags)
 
 
 def _checked(project: Project) -> Compat:
@@ -94,57 +201,14 @@ def _checked(project: Project) -> Compat:
     for path, text in generated.render(project.manifest, project.lock, compat).items():
         if generate.read(project.root / path) != text:
             raise BuildError(f"{path} is not what manifest and lock say", hint="run splitbake generate")
-    if compat == "latest":
-        # A current Packer takes the folder as one template.
-        foreign = sorted(path.name for path in (project.root / generated.FOLDER).glob("*.pkr.*") if not is_marked(path))
-        if foreign:
-            raise BuildError(
-                f"{generated.FOLDER}/ holds HCL that splitbake did not make, and Packer would read it as well: "
-                f"{', '.join(foreign)}",
-                hint="move it to another folder",
-            )
     for path in project.manifest.ami.provision:
         if not (project.root / path).is_file():
             raise BuildError(f"{path} of ami.provision does not exist", hint="correct ami.provision in the manifest")
     return compat
 
 
-def _inputs(project: Project, cloud: Cloud, fingerprint: str, folder: Path) -> list[str]:
-    """Lay out in ``folder`` what travels to the builder; return the addresses that no log may show."""
-    uploads = folder / "files"
-    uploads.mkdir(parents=True)
-    source_of = sources.opener(cloud, project.root)
-    lines, hidden = [], []
-    for number, file in enumerate(project.lock.files):
-        where = source_of(file.source).url(file)
-        if isinstance(where, Path):
-            (uploads / str(number)).symlink_to(where.resolve())
-            address = f"upload:{number}"
-        else:
-            address = _plain(where)
-            hidden.append(address)
-        lines.append(f"{file.sha256}\t{file.size}\t{file.path}\t{address}\n")
-    _write_private(folder / "models.tsv", "".join(lines))
-    _write_private(folder / contract.OFFER_FILE, contract.offer_text(project.manifest, project.lock))
-    inventory = generated.inventory(project.manifest, project.lock, fingerprint)
-    _write_private(folder / "ami.json", json.dumps(inventory, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
-    return hidden
-
-
-def _plain(url: str) -> str:
-    """Return ``url`` as curl's configuration takes it between quotes."""
-    return url.replace("\\", "%5C").replace('"', "%22").replace(" ", "%20")
-
-
-def _write_private(path: Path, text: str) -> None:
-    with (
-        files.writing(path, BuildError),
-        os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file,
-    ):
-        file.write(text)
-
-
-def _variables(cloud: Cloud, folder: Path, way_in: Access) -> dict[str, str]:
+def variables(cloud: Cloud, folder: Path, way_in: Access) -> dict[str, str]:
+    """Return the values of the template's variables that are the same for each bake in ``folder``."""
     return {
         "inputs": str(folder / "inputs"),
         "record": str(folder / _RECORD),
@@ -155,26 +219,33 @@ def _variables(cloud: Cloud, folder: Path, way_in: Access) -> dict[str, str]:
     }
 
 
-def _packer(project: Project, cloud: Cloud, compat: Compat, *, folder: Path, hidden: Sequence[str], say: Say) -> None:
-    """Run Packer on the generated files; its log stays in the project."""
-    keys = _credentials(cloud)
+def _packer(
+    project: Project,
+    cloud: Cloud,
+    template: Path,
+    room: RunFolder,
+    *,
+    gated: Mapping[str, str],
+    hidden: Sequence[str],
+    say: Say,
+) -> None:
+    """Run Packer on ``template``, with the variables of the gate; its log stays in the project."""
+    keys = credentials(cloud)
     log = project.root / _LOG
-    template = project.root / generated.MAIN
-    if compat == "latest":
-        # versions.pkr.hcl belongs to it, so the whole folder is the template.
-        template = template.parent
+    if template.is_dir():
         packer.init(template, say)
     with files.writing(log, BuildError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
             output = packer.Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
-            packer.build(template, folder / _VARIABLES, env=packer.environment(keys, folder), output=output)
+            env = packer.environment(keys, room.path) | dict(gated)
+            packer.build(template, room.path / _VARIABLES, env=env, output=output, lock=room.lock)
 
 
 _SECRET = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
 
 
-def _credentials(cloud: Cloud) -> dict[str, str]:
+def credentials(cloud: Cloud) -> dict[str, str]:
     """Return the session's keys as the variables that every AWS SDK reads, whatever profile they came from."""
     with aws_errors("read the AWS credentials"):
         found = cloud.session.get_credentials()
@@ -193,54 +264,3 @@ def _credentials(cloud: Cloud) -> dict[str, str]:
         "AWS_CA_BUNDLE": os.environ.get("AWS_CA_BUNDLE"),
     }
     return {name: value for name, value in values.items() if value}
-
-
-def _finish(cloud: Cloud, ami: str, tags: Mapping[str, str]) -> tuple[str, ...]:
-    """Wait until ``ami`` is available, put its tags where Packer did not, and return its snapshots."""
-    ec2 = cloud.client("ec2")
-    with aws_errors(f"wait for {ami}"):
-        ec2.get_waiter("image_available").wait(ImageIds=[ami], WaiterConfig={"Delay": 2, "MaxAttempts": 900})
-        image = ec2.describe_images(ImageIds=[ami])["Images"][0]
-    snapshots = _snapshots(image)
-    with aws_errors(f"tag {ami} and its snapshots"):
-        found = ec2.describe_snapshots(SnapshotIds=list(snapshots))["Snapshots"]
-        marked = {ami: image.get("Tags", []), **{one["SnapshotId"]: one.get("Tags", []) for one in found}}
-        bare = [
-            name
-            for name, has in marked.items()
-            if not tags.items() <= {tag["Key"]: tag["Value"] for tag in has}.items()
-        ]
-        if bare:
-            ec2.create_tags(Resources=bare, Tags=[{"Key": key, "Value": value} for key, value in tags.items()])
-    return snapshots
-
-
-def _snapshots(image: Mapping[str, Any]) -> tuple[str, ...]:
-    volumes = [device.get("Ebs", {}) for device in image.get("BlockDeviceMappings", [])]
-    return tuple(volume["SnapshotId"] for volume in volumes if "SnapshotId" in volume)
-
-
-@contextmanager
-def _all_or_nothing(cloud: Cloud, ami_name: str) -> Iterator[None]:
-    """Remove the AMI of this run and its snapshots unless the block comes to its end.
-
-    They are found by name: Packer tags them only when they are complete.
-    """
-    try:
-        yield
-    except BaseException as problem:
-        access.clean_up_after(problem, lambda: _discard(cloud, ami_name))
-        raise
-
-
-def _discard(cloud: Cloud, ami_name: str) -> None:
-    ec2 = cloud.client("ec2")
-    with aws_errors(f"remove the unfinished AMI {ami_name}"):
-        by_name = [{"Name": "name", "Values": [ami_name]}]
-        for image in ec2.describe_images(Owners=["self"], Filters=by_name)["Images"]:
-            # A pending image does not name its snapshots yet; they name it.
-            made_for = [{"Name": "description", "Values": [f"Created by CreateImage(*) for {image['ImageId']}*"]}]
-            found = ec2.describe_snapshots(OwnerIds=["self"], Filters=made_for)["Snapshots"]
-            ec2.deregister_image(ImageId=image["ImageId"])
-            for snapshot in {*_snapshots(image), *(one["SnapshotId"] for one in found)}:
-                ec2.delete_snapshot(SnapshotId=snapshot)

@@ -8,13 +8,15 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final
 
+from splitbake.bake import keeper
 from splitbake.errors import BuildError, ToolError
 from splitbake.ui import Say
 
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 _PLUGINS_SINCE: Final = (1, 7, 0)
 _OLDEST: Final = (1, 6, 0)
 
-#: Seconds that an interrupted Packer gets to terminate its instance.
-_GRACE = 120
+#: Seconds that the keeper of an interrupted Packer gets; it has given Packer its own by then.
+_GRACE = keeper.GRACE + 10
 
 #: How our scripts on the builder say why they stop: ``splitbake: <kind>: <text>``.
 _OUR_LINE = re.compile(r"splitbake: (?P<kind>[a-z-]+): (?P<text>.+)")
@@ -37,10 +39,16 @@ _HINTS: Mapping[str, str] = {
     "unreachable": "can the builder reach the source? check its subnet, security group, and the source itself",
     "checksum": "the source has changed since it was locked: run splitbake lock if that is meant",
     "tool": "choose another base AMI, or install it in a script of ami.provision",
+    "gate": "no AMI was made; a script of ami.provision may have changed what the checks look at",
     "cleanup": "what holds it? a script of ami.provision may have made it immutable or mounted something there",
+    "runtime": "does the index still have them? splitbake lock",
+    "budget": "take packages out of runtime.requirements, or raise runtime.budget",
+    "volume": "does the base AMI use that device or folder? models.placement: root does without a volume",
+    "preload": "is it in the registry, and may these credentials pull it? preloaded images lie on the root volume",
+    "ecs": "take it out of the base AMI, or of the script of ami.provision that set it; user data gives it at launch",
     "first-boot": "start the base AMI by hand and look at /var/log/cloud-init-output.log",
 }
-_SCRIPT = re.compile(r"^Provisioning with shell script: (?:.*/)?(?P<name>[^/]+)$")
+_SCRIPT = re.compile(r"^(?:Provisioning with|Running local) shell script: (?:.*/)?(?P<name>[^/]+)$")
 #: Which of Packer's own lines people get, and how; the log has them all.
 _STEPS: Sequence[tuple[str, str]] = (
     (r"Launching a source AWS instance", "starting the builder"),
@@ -52,6 +60,9 @@ _STEPS: Sequence[tuple[str, str]] = (
     (r"Waiting for AMI to become ready", "waiting for the snapshot"),
     (r"Terminating the source AWS instance", "terminating the builder"),
 )
+#: What Packer says while AWS makes the AMI, and when it gives up waiting: its step_create_ami.go.
+_WAITING = ("Creating AMI ", "Waiting for AMI to become ready")
+_GAVE_UP = re.compile(r"(Error|Unknown error) waiting for AMI[:;.]")
 _SIGNED = re.compile(r"https?://\S+\?\S+")
 _TAIL = 15
 
@@ -107,29 +118,38 @@ def environment(secrets: Mapping[str, str] | None = None, folder: Path | None = 
     return kept | {"CHECKPOINT_DISABLE": "1", "PACKER_NO_COLOR": "1"}
 
 
-def artifact_id(record: Path, region: str) -> str:
-    """Return the AMI that the last run wrote into ``record``, the file of the manifest post-processor.
+def amis(record: Path) -> dict[str, str]:
+    """Return the AMIs that the last run wrote into ``record``, the file of the manifest post-processor, by region.
 
     The file keeps the builds of earlier runs; only ``last_run_uuid`` tells which one is new.
 
     Raises:
-        BuildError: there is no AMI of ``region`` in it.
+        BuildError: it cannot be read.
     """
     try:
         body = json.loads(record.read_text(encoding="utf-8"))
         builds = [build for build in body["builds"] if build["packer_run_uuid"] == body["last_run_uuid"]]
-        ids = [pair for build in builds for pair in str(build["artifact_id"]).split(",")]
+        pairs = [pair.partition(":") for build in builds for pair in str(build["artifact_id"]).split(",")]
     except (OSError, ValueError, KeyError) as problem:
         raise BuildError(f"Packer left no readable record of what it made: {problem!r}") from problem
-    found = [pair.partition(":")[2] for pair in ids if pair.partition(":")[0] == region]
-    if len(found) != 1:
-        raise BuildError(f"Packer's record names {ids or 'no AMI'}; expected one AMI of {region}")
-    return found[0]
+    return {region: ami for region, _, ami in pairs}
+
+
+class AbandonedError(BuildError):
+    """Packer ended while AWS was making the AMI: all provisioning was done, and the AMI may come to be all the same."""
 
 
 @dataclass
 class Output:
-    """What Packer said: the log file gets all of it, people get the lines that tell progress."""
+    """What Packer said: the log file gets all of it, people get the lines that tell progress.
+
+    Attributes:
+        step: the script that runs, or ran last.
+        cleaning: Packer says from now on what it does after a failure.
+        waiting: the last thing that Packer said is that AWS makes the AMI.
+        gave_up: it stopped waiting without an AMI.
+        reason: what one of our scripts said that went wrong: kind and text.
+    """
 
     log: IO[str]
     say: Say
@@ -137,6 +157,8 @@ class Output:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
     step: str = ""
     cleaning: bool = False
+    waiting: bool = False
+    gave_up: bool = False
     reason: tuple[str, str] | None = None
 
     def take(self, line: str) -> None:
@@ -172,6 +194,7 @@ class Output:
         elif script := _SCRIPT.search(bare):
             self.step = script["name"]
             self.tail.clear()
+            self.reason = None  # what an earlier one said did not stop the bake
             self.say(f"running {self.step}")
         elif text.startswith("==>"):
             self._step(bare)
@@ -183,6 +206,8 @@ class Output:
             self.tail.append(line)
 
     def _step(self, line: str) -> None:
+        self.gave_up = self.gave_up or (self.waiting and _GAVE_UP.match(line) is not None)
+        self.waiting = line.startswith(_WAITING)
         for pattern, words in _STEPS:
             if found := re.match(pattern, line):
                 self.say(found.expand(words))
@@ -204,18 +229,23 @@ def init(folder: Path, say: Say) -> None:
         )
 
 
-def build(template: Path, variables: Path, *, env: Mapping[str, str], output: Output) -> None:
-    """Run ``packer build`` to its end.
+def build(template: Path, variables: Path, *, env: Mapping[str, str], output: Output, lock: int) -> None:
+    """Run ``packer build`` to its end, or to ours: see ``splitbake.bake.keeper``.
 
-    Packer runs in a session of its own, so that Ctrl-C reaches it once and from us: a second SIGINT makes it leave
-    its instance behind.
+    Args:
+        template: the HCL file, or the folder of a current Packer.
+        variables: JSON file with the values of the variables.
+        env: Packer's whole environment.
+        output: takes what it says.
+        lock: of the run's folder, which lives as long as Packer does.
 
     Raises:
+        AbandonedError: it gave up, or was killed, when only the AMI was still to come.
         BuildError: it failed, or somebody killed it.
         KeyboardInterrupt: passed on after Packer has cleaned up.
     """
     argv = ["packer", "build", "-machine-readable", f"-var-file={variables}", str(template)]
-    with _running(argv, env) as process:
+    with _running(argv, env, lock) as process:
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         for line in process.stdout:
             output.take(line)
@@ -225,51 +255,58 @@ def build(template: Path, variables: Path, *, env: Mapping[str, str], output: Ou
 
 
 @contextmanager
-def _running(argv: Sequence[str], env: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """Run ``argv``; whatever ends the block, nothing of the process group survives it."""
+def _running(argv: Sequence[str], env: Mapping[str, str], lock: int) -> Iterator[subprocess.Popen[str]]:
+    """Run ``argv`` under its keeper; whatever ends the block, nothing of the process group survives it.
+
+    The group is one of its own, so that Ctrl-C reaches Packer once and from its keeper: a second SIGINT makes it leave
+    its instance behind.
+    """
     process = subprocess.Popen(
-        argv,
+        [sys.executable, "-I", str(Path(keeper.__file__)), *argv],
         env=dict(env),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         encoding="utf-8",
         errors="replace",
+        pass_fds=(lock,),
         start_new_session=True,
     )
     try:
         yield process
     except KeyboardInterrupt:
-        _signal(process, signal.SIGINT)
-        try:
-            process.communicate(timeout=_GRACE)
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGKILL)
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=_GRACE)  # closes its standard input, which says enough
         raise
     finally:
         # Plugins outlive a Packer that was killed.
-        _signal(process, signal.SIGKILL)
+        _kill_group(process)
         process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
-def _signal(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    try:
-        os.killpg(process.pid, number)
-    except ProcessLookupError:
-        return
+def _kill_group(process: subprocess.Popen[str]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _failure(status: int, output: Output) -> BuildError:
     where = f"\nThe whole log: {output.log.name}"
-    if status < 0:
-        name = signal.Signals(-status).name
-        return BuildError(f"Packer was ended by {name}{where}", hint="run splitbake build ami again")
+    kind = AbandonedError if output.waiting or output.gave_up else BuildError
+    if killer := _killer(status):
+        return kind(f"Packer was ended by {killer}{where}", hint="run splitbake build ami again")
     if output.reason:
-        kind, text = output.reason
-        return BuildError(f"the bake stopped in {output.step}: {text}{where}", hint=_HINTS[kind])
-    place = f" in {output.step}" if output.step else ""
+        reason, text = output.reason
+        return BuildError(f"the bake stopped in {output.step}: {text}{where}", hint=_HINTS[reason])
+    place = f" in {output.step}" if output.step and not output.gave_up else ""
     lines = "\n".join(f"  {line}" for line in output.tail)
-    return BuildError(f"Packer failed{place}:\n{lines}{where}", hint="the last lines above say why")
+    return kind(f"Packer failed{place}:\n{lines}{where}", hint="the last lines above say why")
+
+
+def _killer(status: int) -> str:
+    """Return the name of the signal that ended Packer, or its keeper; empty where none did."""
+    number = -status if status < 0 else status - keeper.ENDED_BY_SIGNAL
+    return signal.Signals(number).name if number in {*signal.Signals} else ""

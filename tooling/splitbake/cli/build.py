@@ -12,7 +12,7 @@ from splitbake.build import Built
 from splitbake.cli import options
 from splitbake.project import Project
 
-_TITLES: dict[Half, str] = {"ami": "Baking the AMI", "image": "Building the image"}
+_TITLES: dict[Half, str] = {"ami": "AMI", "image": "Image"}
 
 
 @click.command()

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shlex
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import click
 
-from splitbake.errors import LocalCloudError
+from splitbake import units
+from splitbake.errors import LocalCloudError, UsageError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -66,24 +69,26 @@ def local_status(as_json: bool) -> int:
 @command.command("env", short_help="Print its AWS configuration, for eval.")
 @click.option("--account", metavar="NUMBER", help="Of another account of this cloud (any twelve digits).")
 @click.option("--region", help="Another region than the one it was started with.")
+@click.option("--role", metavar="NAME", help="Of a session of this role: only what its policies allow, for one hour.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def local_env(account: str | None, region: str | None, as_json: bool) -> None:
+def local_env(account: str | None, region: str | None, role: str | None, as_json: bool) -> None:
     """Print the AWS configuration of the running local cloud, as shell commands.
 
-    It holds the secret key of this cloud. Your own AWS profile is shut out while it is set.
+    It holds the secret key of this cloud, which may do everything in it; with --role a key that is bound by the
+    policies of a role. Your own AWS profile is shut out while it is set.
 
     \b
     Example:
       eval "$(splitbake local env)"
       eval "$(splitbake local env --account 222222222222 --region eu-west-1)"
+      eval "$(splitbake local env --role splitbake-builder)"
     """
-    from splitbake.local import cloud
+    from splitbake.local import sessions
 
-    directory = cloud.default_directory()
-    running = cloud.status(directory)
-    if running is None:
-        raise LocalCloudError(f"No local cloud runs in {directory}.", hint="Start it with `splitbake local up`.")
+    running = _running()
     environment = running.environment(account, region)
+    if role:
+        environment |= sessions.assume(environment, running.keys.of(account or running.account), role)
     if as_json:
         click.echo(json.dumps(environment, indent=2))
         return
@@ -109,6 +114,64 @@ def local_down(purge: bool, as_json: bool) -> None:
         click.echo(json.dumps({"removed": removed}, indent=2))
         return
     click.echo("\n".join(f"removed {one}" for one in removed) or f"No local cloud has its state in {directory}.")
+
+
+@command.command("calls", short_help="Show the API calls that were made to it.")
+@click.option("--since", metavar="TIME", help="Only later ones: 10 min, 2 h, or a time in ISO 8601.")
+@click.option("--role", metavar="NAME", help="Only those of this role.")
+@click.option("--refused", is_flag=True, help="Only those that were refused.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
+def local_calls(since: str | None, role: str | None, refused: bool, as_json: bool) -> None:
+    """Show the API calls that were made to the local cloud, with the IAM actions that each one takes.
+
+    What is secret in them is masked. The oldest of very many calls are dropped.
+
+    \b
+    Example:
+      splitbake local calls --since "10 min"
+      splitbake local calls --role splitbake-builder --refused
+    """
+    from splitbake.iam import calls as recorded
+    from splitbake.local.calls import paths
+
+    for call in recorded.read(*paths(_running().directory), since=_moment(since)):
+        if (role and call.role != role) or (refused and not call.error):
+            continue
+        if as_json:
+            click.echo(call.line())
+            continue
+        who = call.role or "(account)"
+        click.echo(f"{call.time[11:19]}  {call.status}  {who}  {call.region}  {call.name}")
+        for action, resource in call.actions:
+            click.echo(f"{'':15}{action}  {resource}")
+        if call.error:
+            click.echo(f"{'':15}{call.error}")
+
+
+def _running() -> Any:
+    from splitbake.local import cloud
+
+    directory = cloud.default_directory()
+    running = cloud.status(directory)
+    if running is None:
+        raise LocalCloudError(f"No local cloud runs in {directory}.", hint="Start it with `splitbake local up`.")
+    return running
+
+
+def _moment(text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        return datetime.now(UTC) - timedelta(seconds=units.parse_duration(text))
+    except ValueError:
+        pass
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f"--since {text!r} is no time", hint="write 10 min, 2 h, or a time such as 2026-11-21T12:00:00Z"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def _show(values: dict[str, object], as_json: bool) -> None:
