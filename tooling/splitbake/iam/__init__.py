@@ -1,0 +1,1 @@
+"""AWS permissions: the least policies of a project, an evaluator of policies, and what an API call needs."""

@@ -1,0 +1,121 @@
+"""Which permissions no run of the whole loop uses, and why they are there all the same.
+
+A test of the whole loop compares this with what was recorded, no more and no less; docs/iam.md shows it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from splitbake.iam.common import ECR_PULL, ECR_PUSH
+
+
+@dataclass(frozen=True)
+class Group:
+    """Actions that the loop on the reference project does not make.
+
+    Attributes:
+        why: the reason, which also says when they are made.
+        roles: of these roles; another role that has one of the actions does make it.
+        actions: as policies name them.
+    """
+
+    why: str
+    roles: tuple[str, ...]
+    actions: tuple[str, ...]
+
+
+_STARTING: Final = ("builder", "verifier")
+
+NOT_BY_LOOP: Final = (
+    Group(
+        "layers go to and from a registry, and that of the local cloud knows one password and no roles",
+        ("builder", "verifier", "releaser"),
+        tuple(action for action in (*ECR_PULL, *ECR_PUSH) if action != "ecr:DescribeImages"),
+    ),
+    Group("only where the bucket keeps versions", ("builder", "verifier", "releaser"), ("s3:GetObjectVersion",)),
+    Group("only with `ami.builder.subnet`", _STARTING, ("ec2:DescribeSubnets",)),
+    Group("a current Packer asks, 1.6 does not", ("builder",), ("ec2:DescribeInstanceStatus",)),
+    Group("only where a run was interrupted, and by gc", _STARTING, ("ec2:DeleteNetworkInterface",)),
+    Group(
+        "only where a bake or a copy failed, and by gc",
+        ("builder", "releaser"),
+        ("ec2:DeleteSnapshot", "ec2:DeregisterImage"),
+    ),
+    Group(
+        "only where an object of S3 is missing: it says so only to who may list the key",
+        ("verifier",),
+        ("s3:ListBucket",),
+    ),
+    Group("only where a job takes too long", ("releaser",), ("batch:TerminateJob",)),
+    Group(
+        "only while hosts of the compute environment run",
+        ("releaser",),
+        ("ec2:DescribeInstances", "ecs:DescribeContainerInstances"),
+    ),
+    Group("only where a job definition has tags", ("releaser",), ("batch:TagResource",)),
+    Group("only with roles of jobs (`--job-role`)", ("releaser",), ("iam:PassRole",)),
+    Group("only with `connect: session-manager`", ("verifier",), ("iam:GetInstanceProfile", "iam:PassRole")),
+    Group("only with `ami.copies`", ("builder",), ("ec2:CopyImage",)),
+    Group(
+        "only where the environment promotes",
+        ("releaser",),
+        (
+            *("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeSnapshots", "ecr:CreateRepository"),
+            "ecr:GetAuthorizationToken",
+        ),
+    ),
+    Group(
+        "only with `ami.share`, or where an environment promotes",
+        ("verifier", "releaser"),
+        ("ec2:ModifyImageAttribute", "ec2:ModifySnapshotAttribute"),
+    ),
+    Group("only with `ami.deprecate`", ("builder",), ("ec2:EnableImageDeprecation",)),
+    Group(
+        "only with `ami.builder.spot`; the local cloud has no fleets",
+        ("builder",),
+        ("ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),
+    ),
+    Group(
+        "only with `ami.kms_key` or that of a copy; the local cloud has no keys",
+        ("builder",),
+        (
+            *("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext"),
+            *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+        ),
+    ),
+    Group(
+        "only with `connect: session-manager`; the instances of the local cloud run no agent of Session Manager",
+        ("builder", "instance", "verifier"),
+        (
+            *("ssm:ResumeSession", "ssm:StartSession", "ssm:TerminateSession", "ssm:UpdateInstanceInformation"),
+            *("ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel"),
+            *("ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel"),
+        ),
+    ),
+    Group(
+        "only with `ami.builder.permissions_boundary`",
+        _STARTING,
+        (
+            *("iam:AddRoleToInstanceProfile", "iam:AttachRolePolicy", "iam:CreateInstanceProfile", "iam:CreateRole"),
+            *("iam:DeleteInstanceProfile", "iam:DeleteRole", "iam:DetachRolePolicy", "iam:ListAttachedRolePolicies"),
+            *("iam:ListInstanceProfiles", "iam:ListInstanceProfileTags", "iam:ListRoles", "iam:ListRoleTags"),
+            *("iam:RemoveRoleFromInstanceProfile", "iam:TagInstanceProfile", "iam:TagRole"),
+        ),
+    ),
+)
+
+
+def not_by_loop(role: str) -> set[str]:
+    """Return the actions that the loop does not make as ``role``."""
+    return {action for group in NOT_BY_LOOP if role in group.roles for action in group.actions}
+
+
+def markdown() -> str:
+    """Return the table of docs/iam.md."""
+    rows = [
+        f"| {group.why} | {', '.join(group.roles)} | {', '.join(f'`{one}`' for one in sorted(group.actions))} |"
+        for group in NOT_BY_LOOP
+    ]
+    return "\n".join(["| not used by the loop because | roles | actions |", "|---|---|---|", *rows]) + "\n"

@@ -1,0 +1,44 @@
+"""What the verifier may do: boot AMIs of the project, pull its image, write reports."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from splitbake.iam import access, common
+from splitbake.iam.building import SSH_DOCUMENT
+from splitbake.iam.policies import Scope, Statement
+
+
+def verifier(scope: Scope) -> Iterator[Statement]:
+    """Yield what verify needs: it starts nothing but AMIs of the project, and ends nothing but its own."""
+    manifest = scope.manifest
+    yield common.describing(
+        scope,
+        *("DescribeImages", "DescribeInstances", "DescribeKeyPairs", "DescribeNetworkInterfaces"),
+        *("DescribeSecurityGroups", "DescribeSubnets", "DescribeVolumes", "DescribeVpcs"),
+    )
+    yield from common.models(scope)
+    yield from common.state(scope)
+    yield from common.registry(scope, [manifest.image.repository])
+    yield from access.granted(scope)
+    booted = Statement(
+        sid="RunOwnAmi",
+        actions=["ec2:RunInstances"],
+        resources=[scope.ec2("image")],
+        conditions=scope.owned,
+        why=common.TAGGED,
+    )
+    yield from access.launching(scope, instance_type=manifest.verify.instance_type, image=booted, tokens=True)
+    if manifest.ami.builder.connect == "session-manager":  # else the instance has no role
+        yield from access.passing(scope)
+        yield from access.temporary_role(scope)
+        yield from access.sessions(scope, SSH_DOCUMENT)
+    yield from common.sharing(scope, receivers(scope))
+
+
+def receivers(scope: Scope) -> list[str]:
+    """Return the accounts that a verified AMI is shared with."""
+    from splitbake.release import sharing
+
+    others = sharing.receivers(scope.manifest.environments, scope.name)
+    return sorted({*others, *scope.manifest.ami.share} - {scope.environment.account})
