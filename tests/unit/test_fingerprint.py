@@ -302,6 +302,7 @@ def test_the_inputs_of_the_ami(small):
         "models.root": "/opt/dl-models",
         "models.mode": "0755",
     }
+    scripts = packer.scripts(small.project.manifest, small.project.lock)
     recipe = found.values["Packer template"]
     assert [line.strip() for line in recipe if "setup/" in line] == [
         'script          = "${path.root}/../setup/first.sh"',
@@ -313,7 +314,7 @@ def test_the_inputs_of_the_ami(small):
         "model/checkpoints/e": "e" * 64,
         "script/setup/first.sh": digest("#!/bin/sh\necho first\n"),
         "script/setup/second.sh": digest("#!/bin/sh\necho second\n"),
-        **{f"script/{name}": digest(text) for name, text in packer.scripts(small.project.manifest, small.project.lock).items()},
+        **{f"script/{name}": digest(text) for name, text in scripts.items()},
     }
 
 

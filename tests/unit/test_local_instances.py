@@ -20,7 +20,7 @@ class Booked:
 
     def __init__(self, name):
         self.id, self.key_name, self.root_device_name = name, None, "/dev/xvda"
-        self.block_device_mapping = {self.root_device_name: None}
+        self.ec2_backend = None
         self.nics = [SimpleNamespace(private_ip_addresses=[{}])]
         self._state = InstanceState("running", 16)
 

@@ -192,7 +192,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         (
             "image:",
             "  builder: {connect: session-manager}\nimage:",
-            "11:13: the builder needs a role for Systems Manager: give profile, or permissions_boundary for a temporary",
+            "11:13: the builder needs a role for Systems Manager: give profile, or permissions_boundary",
         ),
         (
             "image:",

@@ -27,7 +27,7 @@ def project(tmp_path: Path) -> Any:
     (tmp_path / "weights.bin").write_bytes(CONTENT)
     file = LockedFile(path="models/deep/weights.bin", source="weights.bin", size=len(CONTENT), sha256=SHA256)
     lock = SimpleNamespace(files=[file], base_ami=SimpleNamespace(architecture="x86_64"))
-    return SimpleNamespace(root=tmp_path, lock=lock, manifest=SimpleNamespace(contract=2))
+    return SimpleNamespace(root=tmp_path, lock=lock, manifest=SimpleNamespace(contract=2, runtime=None))
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from splitbake import registry
 from splitbake.errors import ManifestError
 from splitbake.generate import hcl, volumes
 from splitbake.lock import Lock
@@ -103,10 +102,9 @@ def root_size(manifest: Manifest, lock: Lock) -> int:
 
 
 def _on_root(manifest: Manifest, lock: Lock) -> float:
-    """Return the bytes for what passes or stays on the root volume: a fifth more, for the file system."""
+    """Return the bytes for models and runtime on the root volume: a fifth more than they are, for the file system."""
     if manifest.models.placement != "root":
-        # Files of the project are uploaded there first.
-        return sum(file.size for file in lock.files if registry.scheme(file.source) == "") * 1.2
+        return 0
     runtime: int = manifest.runtime.budget if manifest.runtime else 0
     return (lock.models_size + runtime) * 1.2
 
