@@ -37,7 +37,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what docs/benchmarks.md promises; arguments are names of benchmarks."""
-    install(session, "local")
+    install(session, "local", "bench")
     find_tools(session)
     # On Ctrl-C it takes down its cloud as well.
     session.run("python", "-m", "benchmarks", *session.posargs, interrupt_timeout=90, terminate_timeout=30)

@@ -92,7 +92,7 @@ class Bench:
             target.write_text(text, encoding="utf-8")
 
 
-def manifest_text(root: str) -> str:
+def manifest_text(root: str, placement: str = "volume") -> str:
     files = [{"path": path, "from": f"s3://{BUCKET}/{path}"} for path in CONTENT]
     return json.dumps(
         {
@@ -101,6 +101,7 @@ def manifest_text(root: str) -> str:
             "state": "state",
             "models": {
                 "root": root,
+                "placement": placement,
                 "files": [*files, {"path": "local/notes.txt", "from": "notes.txt"}],
                 "budget": "10 MB",
             },
@@ -134,11 +135,11 @@ def filled(cloud: Any, aws: Callable[[str], Any]) -> None:
         aws("s3").put_object(Bucket=BUCKET, Key=path, Body=body)
 
 
-def bench_in(root: Path, aws: Callable[[str], Any], models: str = "/opt/dl-models") -> Bench:
+def bench_in(root: Path, aws: Callable[[str], Any], models: str = "/opt/dl-models", placement: str = "volume") -> Bench:
     (root / "ami").mkdir(parents=True)
     (root / "ami" / "pre $x.sh").write_text(PROVISION, encoding="utf-8")
     (root / "notes.txt").write_text("from this machine", encoding="utf-8")
-    (root / "splitbake.yaml").write_text(manifest_text(models), encoding="utf-8")
+    (root / "splitbake.yaml").write_text(manifest_text(models, placement), encoding="utf-8")
     bench = Bench(root, aws)
     entries = []
     for path, body in {**CONTENT, "local/notes.txt": (root / "notes.txt").read_bytes()}.items():
@@ -246,6 +247,9 @@ def test_a_model_that_is_gone_stops_the_bake(bench: Bench) -> None:
 
 @pytest.mark.usefixtures("nothing_left")
 def test_models_that_do_not_fit_the_disk_stop_the_bake(bench: Bench) -> None:
+    body = json.loads((bench.root / "splitbake.yaml").read_text(encoding="utf-8"))
+    body["models"]["placement"], body["ami"]["volume"] = "root", {"size": "30 GiB"}
+    (bench.root / "splitbake.yaml").write_text(json.dumps(body), encoding="utf-8")
     bench.lock_with("models/small.bin", size=10**15)
     with pytest.raises(BuildError, match=r"the models need \d+ MiB below /opt/dl-models, free are") as error:
         bench.bake()
@@ -335,8 +339,8 @@ def tampered(bench: Bench, artifact: Artifact, *commands: str) -> Artifact:
 
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, filled: None, aws: Callable[[str], Any]) -> tuple[Bench, Artifact]:
-    """Another good bake, which leaves nothing but the AMI and its snapshot."""
-    bench = bench_in(tmp_path_factory.mktemp("plain") / "project", aws)
+    """Another good bake, with models that can be changed; it leaves nothing but the AMI and its snapshot."""
+    bench = bench_in(tmp_path_factory.mktemp("plain") / "project", aws, placement="root")
     before = leavings(aws)
     artifact = bench.bake()
     after = leavings(aws)

@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import time
+from dataclasses import replace
+from pathlib import PurePosixPath
 
 import boto3
 import pytest
@@ -14,6 +16,7 @@ from botocore.exceptions import ClientError, WaiterError
 from splitbake.local import Cloud, down, up
 from splitbake.local.disks import DiskError, Disks, folder, loops
 from splitbake.local.engine import LABEL, connect
+from splitbake.local.hosts import Host, Hosts
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -530,8 +533,11 @@ def test_a_killed_cloud_leaves_no_loop_device_file_or_docker_volume(apart, again
     asked = [mapping("/dev/sdf", VolumeSize=1)]
     instance = ec2.run(ssm.get_parameter(Name=name)["Parameter"]["Value"], BlockDeviceMappings=asked)
     ec2.shell(instance, "mkfs.ext4 -q /dev/sdf; mount /dev/sdf /mnt")
-    client.create_snapshot(VolumeId=ec2.volumes(instance)["/dev/sdf"]["VolumeId"])
-    assert len(list(loops(cloud.id))) == 1
+    snapshot = client.create_snapshot(VolumeId=ec2.volumes(instance)["/dev/sdf"]["VolumeId"])["SnapshotId"]
+    host = Host("ami", cloud.instance_image, "environment", ((PurePosixPath("/opt/models"), snapshot),))
+    Hosts(cloud, connect(), Disks(cloud, connect())).enter(host)
+    assert len(list(loops(cloud.id))) == 2
+    assert len(connect().volumes.list(filters={"label": [f"{LABEL}={cloud.id}", "splitbake.host"]})) == 1
     for process in cloud.processes:
         os.kill(process.pid, signal.SIGKILL)
     deadline = time.monotonic() + 10
@@ -546,8 +552,6 @@ def test_a_killed_cloud_leaves_no_loop_device_file_or_docker_volume(apart, again
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="a small file system is mounted")
 def test_a_full_disk_is_told_and_leaves_no_half_disk(cloud: Cloud, tmp_path):
-    from dataclasses import replace
-
     small = tmp_path / "small"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(small)], check=True)

@@ -105,6 +105,9 @@ class Site:
         }
 
     def _create(self, base_ami: str) -> None:
+        volume = self.ec2.create_volume(AvailabilityZone="us-east-1a", Size=1)["VolumeId"]
+        snapshot = self.ec2.create_snapshot(VolumeId=volume)["SnapshotId"]
+        self.ec2.delete_volume(VolumeId=volume)
         self.ec2.create_launch_template(
             LaunchTemplateName=self.name,
             LaunchTemplateData={
@@ -112,7 +115,7 @@ class Site:
                 "UserData": "c2VjcmV0LXVzZXItZGF0YQ==",
                 "BlockDeviceMappings": [
                     {"DeviceName": "/dev/xvda", "Ebs": {"VolumeSize": 100, "VolumeType": "gp3"}},
-                    {"DeviceName": "/dev/xvdf", "Ebs": {"SnapshotId": "snap-0123456789abcdef0"}},
+                    {"DeviceName": "/dev/xvdf", "Ebs": {"SnapshotId": snapshot}},
                 ],
                 "MetadataOptions": {"HttpTokens": "required"},
             },

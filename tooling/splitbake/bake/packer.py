@@ -48,6 +48,8 @@ _HINTS: Mapping[str, str] = {
     "ecs": "take it out of the base AMI, or of the script of ami.provision that set it; user data gives it at launch",
     "first-boot": "start the base AMI by hand and look at /var/log/cloud-init-output.log",
 }
+#: Kinds of lines that are for programs that read the log.
+_FOR_MACHINES = {"fetch-stats"}
 _SCRIPT = re.compile(r"^(?:Provisioning with|Running local) shell script: (?:.*/)?(?P<name>[^/]+)$")
 #: Which of Packer's own lines people get, and how; the log has them all.
 _STEPS: Sequence[tuple[str, str]] = (
@@ -190,7 +192,8 @@ class Output:
         if ours := _OUR_LINE.search(bare):
             if ours["kind"] in _HINTS:
                 self.reason = self.reason or (ours["kind"], ours["text"])
-            self.say(ours["text"])
+            if ours["kind"] not in _FOR_MACHINES:
+                self.say(ours["text"])
         elif script := _SCRIPT.search(bare):
             self.step = script["name"]
             self.tail.clear()

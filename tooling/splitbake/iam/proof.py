@@ -48,7 +48,6 @@ NOT_BY_LOOP: Final = (
         ("verifier",),
         ("s3:ListBucket",),
     ),
-    Group("only where a job takes too long", ("releaser",), ("batch:TerminateJob",)),
     Group(
         "only while hosts of the compute environment run",
         ("releaser",),

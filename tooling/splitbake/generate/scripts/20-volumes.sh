@@ -59,7 +59,7 @@ make() {
     mkdir -p "$4"
     mount -t ext4 "$disk" "$4"
     rmdir "$4/lost+found" # fsck makes it where it needs it
-    echo "splitbake: volume: $disk ($1), $3 GiB, is $2, mounted at $4"
+    echo "splitbake: mounted: $disk ($1), $3 GiB, is $2, mounted at $4"
 }
 
 for tool in lsblk blkid mkfs.ext4 e2fsck mount; do

@@ -22,7 +22,7 @@ trap 'exit 1' HUP INT TERM
 
 command -v python3 >/dev/null || fail tool 'the base AMI has no python3, which fetches the runtime'
 mkdir -p "$work"
-python3 "$inputs/fetch.py" "$inputs/installer.tsv" "$work"
+python3 -I -X utf8 "$inputs/fetch.py" "$inputs/installer.tsv" "$work"
 python3 -m zipfile -e "$work/installer.whl" "$work"
 uv=$(find "$work" -path '*/scripts/uv')
 chmod +x "$uv"
