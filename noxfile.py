@@ -35,6 +35,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill splitbake and Packer at every stage of a bake, and see that nothing is left (tests try some of them)."""
+    install(session, "local", "example", "dev")
+    session.run("pytest", "tests/e2e/test_faults.py", *session.posargs, env={"SPLITBAKE_ALL_FAULTS": "1"})
+
+
+@nox.session
 def bench(session: nox.Session) -> None:
     """Measure what docs/benchmarks.md promises; arguments are names of benchmarks."""
     install(session, "local", "bench")

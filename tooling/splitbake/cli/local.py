@@ -117,7 +117,7 @@ def local_down(purge: bool, as_json: bool) -> None:
 
 
 @command.command("calls", short_help="Show the API calls that were made to it.")
-@click.option("--since", metavar="TIME", help="Only later ones: 10 min, 2 h, or a time in ISO 8601.")
+@click.option("--since", metavar="TIME", help="Only later ones: 10min, 2h, or a time in ISO 8601.")
 @click.option("--role", metavar="NAME", help="Only those of this role.")
 @click.option("--refused", is_flag=True, help="Only those that were refused.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
@@ -128,7 +128,7 @@ def local_calls(since: str | None, role: str | None, refused: bool, as_json: boo
 
     \b
     Example:
-      splitbake local calls --since "10 min"
+      splitbake local calls --since 10min
       splitbake local calls --role splitbake-builder --refused
     """
     from splitbake.iam import calls as recorded
@@ -169,7 +169,7 @@ def _moment(text: str | None) -> datetime | None:
         found = datetime.fromisoformat(text)
     except ValueError:
         raise UsageError(
-            f"--since {text!r} is no time", hint="write 10 min, 2 h, or a time such as 2026-11-21T12:00:00Z"
+            f"--since {text!r} is no time", hint="write 10min, 2h, or a time such as 2026-11-21T12:00:00Z"
         ) from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
