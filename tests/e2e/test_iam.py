@@ -221,6 +221,25 @@ def test_smoke(roles):
     assert outcome.json["status"] == "SUCCEEDED"
 
 
+def test_gc_finds_and_removes_what_a_run_has_left(roles):
+    ec2, run = roles.world.client("ec2"), "0123456789ab"
+    tags = {"splitbake:project": "video-analysis", "splitbake:run": run}
+    marks = [{"Key": key, "Value": value} for key, value in tags.items()]
+    ec2.create_volume(
+        AvailabilityZone="us-east-1a", Size=1, TagSpecifications=[{"ResourceType": "volume", "Tags": marks}]
+    )
+    ec2.create_security_group(
+        GroupName=f"splitbake-{run}",
+        Description="left",
+        TagSpecifications=[{"ResourceType": "security-group", "Tags": marks}],
+    )
+    outcome = roles.step("builder", "gc", "--runs", "--older-than", "0 s", "--yes")
+    assert "volume" in outcome.out + outcome.err
+    mine = [{"Name": "tag:splitbake:run", "Values": [run]}]
+    assert ec2.describe_volumes(Filters=mine)["Volumes"] == []
+    assert ec2.describe_security_groups(Filters=mine)["SecurityGroups"] == []
+
+
 def refused(call: Callable[..., Any], **parameters: Any) -> str:
     with pytest.raises(ClientError) as told:
         call(**parameters)

@@ -30,7 +30,8 @@ def project(tmp_path):
             (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / path).write_text(content)
         plain = {"base": "x", "mounts": {"models": "/m"}, "command": ["x"], "repository": "x", "budget": "1 GB"}
-        manifest = SimpleNamespace(image=Image.model_validate(plain | {"include": include} | image), contract=1)
+        wanted = Image.model_validate(plain | {"include": include} | image)
+        manifest = SimpleNamespace(image=wanted, contract=1, runtime=None)
         locked = [
             LockedFile(path=f"models/{i}", source="x", size=len(data), sha256=hashlib.sha256(data).hexdigest())
             for i, data in enumerate(models)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import shlex
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from splitbake import units
 from splitbake.errors import LocalCloudError, UsageError
+
+if TYPE_CHECKING:
+    from splitbake.local.state import Cloud
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -148,7 +151,7 @@ def local_calls(since: str | None, role: str | None, refused: bool, as_json: boo
             click.echo(f"{'':15}{call.error}")
 
 
-def _running() -> Any:
+def _running() -> Cloud:
     from splitbake.local import cloud
 
     directory = cloud.default_directory()

@@ -142,17 +142,11 @@ def temporary_role(scope: Scope) -> Iterator[Statement]:
         sid="Profiles",
         actions=[
             *("iam:AddRoleToInstanceProfile", "iam:CreateInstanceProfile", "iam:DeleteInstanceProfile"),
-            *("iam:GetInstanceProfile", "iam:ListInstanceProfileTags", "iam:RemoveRoleFromInstanceProfile"),
+            *("iam:GetInstanceProfile", "iam:RemoveRoleFromInstanceProfile"),
             "iam:TagInstanceProfile",
         ],
         resources=[profile],
         why=named,
-    )
-    yield Statement(
-        sid="ListRoles",
-        actions=["iam:ListInstanceProfiles", "iam:ListRoles"],
-        resources=["*"],
-        why="listing knows no resources; gc finds what a killed run has left",
     )
 
 
