@@ -301,7 +301,7 @@ def test_a_failed_copy_that_cannot_be_removed_is_told_beside_why_it_failed(site,
     world.becomes = "failed"
     with pytest.raises(ReleaseError, match=r"ami-0+2 is failed") as caught:
         site.run()
-    assert "look for leftovers: could not remove the failed copy ami-00000000000000002" in caught.value.hint
+    assert "cleaning up failed as well: could not remove the failed copy ami-00000000000000002" in caught.value.hint
 
 
 def test_a_copy_that_nobody_needs_is_named(site):
