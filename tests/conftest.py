@@ -60,7 +60,8 @@ def pytest_make_collect_report(
 def pytest_configure() -> None:
     """Undo what ``nohup`` and a background job of a shell hand down: ignored signals, which tests send to programs."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    for number in (signal.SIGHUP, signal.SIGQUIT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -643,7 +643,7 @@ def processes(count: int, *worker: Any) -> Iterator[list[Member]]:
         yield members
     finally:
         for member in members:
-            member.process.terminate()
+            member.process.kill()  # SIGTERM may be ignored: that is handed down
             member.process.join()
 
 
