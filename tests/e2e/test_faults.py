@@ -1,6 +1,6 @@
 """Killing splitbake, and Packer, at every stage of a bake: the next run converges, and nothing is left after gc.
 
-All points take minutes; ``SPLITBAKE_ALL_FAULTS=1`` (``./run faults``) tries them all, a plain run some of them.
+All points take many minutes: ``SPLITBAKE_ALL_FAULTS=1`` tries them all, a plain run some of them.
 """
 
 from __future__ import annotations
@@ -239,8 +239,10 @@ AT_A_LINE = [
     "uploading",
     "running 10-settle.sh",
     "running setup.sh",
+    "running 20-volumes.sh",
     "running 30-models.sh",
     "running 60-host.sh",
+    "running 80-gate.sh",
     "running 90-cleanup.sh",
     "stopping the builder",
     "creating the AMI",

@@ -15,6 +15,7 @@ from botocore.exceptions import EndpointConnectionError
 
 from splitbake import build, fingerprint
 from splitbake.bake import adopt, ami, amis, finish, packer, rundir
+from splitbake.bake.progress import Output
 from splitbake.errors import BuildError, CloudError
 from splitbake.generate import packer as generated
 from splitbake.ui import silent
@@ -219,7 +220,7 @@ CLEANS = (
 def failure(status: int, *lines: str) -> BuildError:
     log = io.StringIO()
     log.name = "packer.log"  # type: ignore[misc]
-    output = packer.Output(log, silent)
+    output = Output(log, silent)
     for line in lines:
         text = line.replace(",", "%!(PACKER_COMMA)")
         output.take(f"1700000000,,ui,say,{text}\n")

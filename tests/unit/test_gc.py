@@ -45,8 +45,9 @@ def temporary(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def wreck(cloud, temporary) -> dict[str, str]:
+def wreck(small, cloud, temporary) -> dict[str, str]:
     """Everything that a killed bake can leave: kind -> id."""
+    small.manifest["ami"]["builder"] = {"permissions_boundary": "arn:aws:iam::123456789012:policy/boundary"}
     instance = ec2().run_instances(
         ImageId="ami-12c6146b", MinCount=1, MaxCount=1, TagSpecifications=tagged("instance")
     )["Instances"][0]["InstanceId"]
@@ -109,6 +110,12 @@ def test_everything_that_a_killed_run_left_is_found_and_removed(small, cloud, wr
     assert wreck["network interface"] not in [one["NetworkInterfaceId"] for one in interfaces]
     assert boto3.client("iam").list_roles()["Roles"] == []
     assert boto3.client("iam").list_instance_profiles()["InstanceProfiles"] == []
+
+
+def test_without_temporary_roles_iam_is_not_asked(small, cloud, wreck):
+    """The least policy of the builder allows it only where the manifest has a boundary."""
+    del small.manifest["ami"]["builder"]
+    assert wreck.keys() - found(small, cloud).keys() == {"role", "instance profile"}
 
 
 def test_instances_go_first_and_groups_last(small, cloud, wreck, monkeypatch):

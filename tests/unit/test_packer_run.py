@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 
 from splitbake.bake import ami, packer
+from splitbake.bake.progress import HINTS, Output
 from splitbake.errors import BuildError, ToolError
 
 
-def output_of(*lines: str, hidden: tuple[str, ...] = ()) -> tuple[packer.Output, list[str], str]:
+def output_of(*lines: str, hidden: tuple[str, ...] = ()) -> tuple[Output, list[str], str]:
     said: list[str] = []
     log = io.StringIO()
-    output = packer.Output(log, said.append, hidden)
+    output = Output(log, said.append, hidden)
     for line in lines:
         output.take(f"1700000000,,ui,{line}\n")
     return output, said, log.getvalue()
@@ -128,7 +129,7 @@ def test_every_kind_that_our_scripts_can_say_has_a_hint() -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in sorted(scripts.glob("*.sh")))
     kinds = set(re.findall(r"\bfail ([a-z-]+) [\"']", text)) | set(re.findall(r"splitbake: ([a-z-]+): .*>&2", text))
     kinds |= set(re.findall(r"FetchError\(\"([a-z-]+)\"", (scripts / "fetch.py").read_text(encoding="utf-8")))
-    assert kinds == packer._HINTS.keys()
+    assert kinds == HINTS.keys()
 
 
 def record(path: Path, **builds: str) -> Path:

@@ -12,6 +12,7 @@ from splitbake import contract, files, generate
 from splitbake.artifact import Artifact, now
 from splitbake.bake import access, amis, finish, packer, recipe, rundir, uploads
 from splitbake.bake.access import Access
+from splitbake.bake.progress import Output
 from splitbake.bake.rundir import RunFolder
 from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import BuildError, CloudError, SplitbakeError
@@ -237,7 +238,7 @@ def _packer(
     with files.writing(log, BuildError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
-            output = packer.Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
+            output = Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
             env = packer.environment(keys, room.path) | dict(gated)
             packer.build(template, room.path / _VARIABLES, env=env, output=output, lock=room.lock)
 

@@ -19,7 +19,7 @@ from splitbake.manifest.ami import Ami, Copy
 from splitbake.project import Project
 from splitbake.ui import Say
 
-#: What instances of the AMI insist on; ECS agents ask that way since 2019.
+#: Instances of the AMI answer to IMDSv2 only.
 _IMDS = "v2.0"
 
 

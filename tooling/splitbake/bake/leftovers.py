@@ -21,8 +21,8 @@ from splitbake.ui import Say
 
 #: Hex digits of a fingerprint in the name of an AMI.
 _SHORT = 12
-#: Folders that hold no key of ours: staged contexts, registry logins. Nothing says whether their process lives.
-_SCRATCH = re.compile("splitbake-(apt|boot|docker|image|verify)-[a-z0-9_]{8}")
+#: Folders beside those of runs: staged contexts, registry logins. Nothing says whether their process lives.
+_SCRATCH = re.compile("splitbake-(apt|docker|image|verify)-[a-z0-9_]{8}")
 
 
 def find(project: Project, cloud: Cloud, *, older_than: float) -> list[Thing]:
@@ -50,7 +50,9 @@ def find(project: Project, cloud: Cloud, *, older_than: float) -> list[Thing]:
 
 def remove(cloud: Cloud, found: Sequence[Thing], say: Say) -> list[Failure]:
     """Remove what ``find`` has returned; what cannot be removed stops nothing else, and is returned."""
-    say("ending instances first")
+    for thing in found:
+        if thing.kind == "instance":
+            say(f"terminating instance {thing.id}")
     failures = things.remove(cloud, [one for one in found if one.kind != "security group"])
     for kind, call in (("AMI", _remove_ami), ("snapshot", _remove_snapshot), ("folder", _remove_folder)):
         for thing in found:
@@ -65,7 +67,8 @@ def _all(project: Project, cloud: Cloud) -> Iterator[Thing]:
     name = project.manifest.project
     tags = {PROJECT_TAG: name}
     yield from things.find(cloud, tags)
-    yield from roles.find(cloud, tags)
+    if project.manifest.ami.builder.permissions_boundary:  # else no run makes any, and IAM may not be asked
+        yield from roles.find(cloud, tags)
     for region in _regions(project, cloud):
         yield from amis.unfinished(cloud, name, region)
         yield from amis.strays(cloud, name, region)

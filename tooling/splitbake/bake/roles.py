@@ -91,7 +91,7 @@ def _found(iam: Any, operation: str, answer: str, key: str, wanted: Mapping[str,
             kind: Kind = "role" if key == "RoleName" else "instance profile"
             # Lists have no tags.
             marks = tags_of(
-                iam.get_role(RoleName=one[key])["Role"]
+                iam.list_role_tags(RoleName=one[key])
                 if kind == "role"
                 else iam.get_instance_profile(InstanceProfileName=one[key])["InstanceProfile"]
             )

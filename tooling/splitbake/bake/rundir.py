@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +42,8 @@ def opened(run: str) -> Iterator[RunFolder]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield RunFolder(path, lock)
     finally:
-        shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):
+            shutil.rmtree(path)
         os.close(lock)
 
 

@@ -50,7 +50,7 @@ def command(  # noqa: PLR0917 - click passes every option by its name
     \b
     Examples:
       splitbake gc --runs
-      splitbake gc --runs --older-than "30 min" --yes
+      splitbake gc --runs --older-than 30min --yes
     """
     from splitbake.bake import leftovers
 

@@ -63,6 +63,8 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
             say=say,
             limit=limit(project.lock),
         )
+        if not report.passed:
+            return report  # nobody uses it, and what was found must not be lost because notes on it are damaged
         say("taking the inventory")
         found = inventory.take(first.ssh_config, first.host, artifact, root=manifest.models.root, within=suite.LIMIT)
     project.catalog(cloud).keep_inventory(found)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 import time
@@ -12,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from splitbake.bake import access, rundir, things
+from splitbake.bake import access, roles, rundir, things
 from splitbake.bake.access import Access
 from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import VerifyError
@@ -147,18 +148,20 @@ def _launch(
     profile = way_in.profile or builder.profile
     # What is looked at needs no role, and shall be able to do nothing: but Systems Manager reaches only who has one.
     role = {"IamInstanceProfile": {"Name": profile}} if profile and builder.connect == "session-manager" else {}
+    launch = functools.partial(
+        cloud.client("ec2").run_instances,
+        ImageId=ami,
+        InstanceType=instance_type,
+        KeyName=way_in.name,
+        InstanceInitiatedShutdownBehavior="terminate",
+        MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled"},
+        TagSpecifications=[{"ResourceType": kind, "Tags": marks} for kind in ("instance", "volume")],
+        **order,
+        **network,
+        **role,
+    )
     with aws_errors(f"start an instance of {ami}"):
-        answer = cloud.client("ec2").run_instances(
-            ImageId=ami,
-            InstanceType=instance_type,
-            KeyName=way_in.name,
-            InstanceInitiatedShutdownBehavior="terminate",
-            MetadataOptions={"HttpTokens": "required", "HttpEndpoint": "enabled"},
-            TagSpecifications=[{"ResourceType": kind, "Tags": marks} for kind in ("instance", "volume")],
-            **order,
-            **network,
-            **role,
-        )
+        answer = roles.as_soon_as_known(launch)
     return [str(one["InstanceId"]) for one in answer["Instances"]]
 
 
