@@ -299,7 +299,7 @@ def test_instances_of_an_image_get_volumes_of_their_own(ec2, models):
 
 def test_the_call_overrides_the_template_and_the_template_the_ami(ec2, models):
     template = ec2.client.create_launch_template(
-        LaunchTemplateName="volumes",
+        LaunchTemplateName="overridden-volumes",
         LaunchTemplateData={
             "ImageId": models,
             "BlockDeviceMappings": [
