@@ -64,6 +64,16 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True)
+def _own_signal_handlers() -> Iterator[None]:
+    """A command that ran in the test's process leaves its handlers behind; what they ignore, later programs inherit."""
+    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    kept = {number: signal.getsignal(number) for number in endings}
+    yield
+    for number, handler in kept.items():
+        signal.signal(number, handler)
+
+
 @pytest.fixture
 def package_index(tmp_path: Path) -> Iterator[Callable[[str], str]]:
     """Serve two wheels at an address of this machine: ``heavy``, which brings a .pth file, and the uv of this Python.

@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,7 +82,7 @@ def test_another_checkout_knows_what_this_one_built(world, plan, tmp_path):
     """A runner that starts with nothing but the repository and credentials."""
     ours = shutil.ignore_patterns("build", ".splitbake")
     shutil.copytree(world.project.root, tmp_path / "clone", ignore=ours)
-    clone = type(world)(Project(tmp_path / "clone/splitbake.yaml"), world.environment)
+    clone = replace(world, project=Project(tmp_path / "clone/splitbake.yaml"))
     found = done(clone.splitbake("plan", "--json")).json
     assert (found["ami"]["action"], found["image"]["action"]) == ("reuse", "reuse")
 

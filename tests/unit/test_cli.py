@@ -28,15 +28,6 @@ def ending(problem: BaseException | None) -> click.Command:
     return command
 
 
-@pytest.fixture(autouse=True)
-def handlers():
-    """The signal handlers of the test process stay its own."""
-    kept = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    yield
-    for number, handler in kept.items():
-        signal.signal(number, handler)
-
-
 @pytest.mark.parametrize(
     ("problem", "arguments", "code", "name"),
     [

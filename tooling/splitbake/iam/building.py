@@ -48,12 +48,13 @@ def builder(scope: Scope) -> Iterator[Statement]:
             resources=[scope.iam(f"instance-profile/{profile}")],
         )
     yield from access.temporary_role(scope)
-    yield Statement(
-        sid="ListRoles",
-        actions=["iam:ListInstanceProfiles", "iam:ListRoles"],
-        resources=["*"],
-        why="listing knows no resources; gc looks for what runs have left, also those of an earlier manifest",
-    )
+    if manifest.ami.builder.permissions_boundary:
+        yield Statement(
+            sid="ListRoles",
+            actions=["iam:ListInstanceProfiles", "iam:ListRoles"],
+            resources=["*"],
+            why="listing knows no resources; gc looks for the roles that runs have left",
+        )
     yield from access.sessions(scope, PACKER_DOCUMENT)
     yield from _spot(scope)
     yield from _ami(scope)

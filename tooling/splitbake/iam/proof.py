@@ -99,7 +99,7 @@ NOT_BY_LOOP: Final = (
         (
             *("iam:AddRoleToInstanceProfile", "iam:AttachRolePolicy", "iam:CreateInstanceProfile", "iam:CreateRole"),
             *("iam:DeleteInstanceProfile", "iam:DeleteRole", "iam:DetachRolePolicy", "iam:ListAttachedRolePolicies"),
-            "iam:ListRoleTags",
+            *("iam:ListInstanceProfiles", "iam:ListRoleTags", "iam:ListRoles"),
             *("iam:RemoveRoleFromInstanceProfile", "iam:TagInstanceProfile", "iam:TagRole"),
         ),
     ),
