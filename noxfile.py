@@ -45,7 +45,7 @@ def faults(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what docs/benchmarks.md promises; arguments are names of benchmarks."""
     install(session, "local", "bench")
-    find_tools(session)
+    find_tools(session, "nginx")
     # On Ctrl-C it takes down its cloud as well.
     session.run("python", "-m", "benchmarks", *session.posargs, interrupt_timeout=90, terminate_timeout=30)
 
@@ -84,10 +84,10 @@ def install(session: nox.Session, *extras: str) -> None:
     session.install("--constraint", "constraints.txt", "--editable", project, env=compiled)
 
 
-def find_tools(session: nox.Session) -> None:
+def find_tools(session: nox.Session, *optional: str) -> None:
     """Install the external tools that are missing: a person is asked first, elsewhere the call is the answer."""
     agreed = [] if session.interactive else ["--yes"]
-    session.run("splitbake", "doctor", "--fix", *agreed, success_codes=[0, 2])
+    session.run("splitbake", "doctor", *optional, "--fix", *agreed, success_codes=[0, 2])
 
 
 def shell_scripts() -> list[str]:

@@ -10,6 +10,7 @@ import pytest
 from splitbake.cli import cli
 from splitbake.doctor import diagnose, machine
 from splitbake.doctor.model import Machine, Output
+from splitbake.errors import UsageError
 
 
 @pytest.fixture
@@ -37,3 +38,19 @@ def test_json_holds_findings_and_what_can_be_fixed(capsys: pytest.CaptureFixture
     assert told["ok"] is False
     assert {"name", "status", "found", "needed", "remedy", "required"} <= set(told["findings"][0])
     assert any("docker-buildx" in action for action in told["fixable"])
+
+
+@pytest.mark.usefixtures("bare_machine")
+def test_an_optional_tool_is_required_where_it_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    def fixable(*arguments: str) -> str:
+        assert cli.main(["doctor", *arguments, "--json"], standalone_mode=False) == 2
+        return " ".join(json.loads(capsys.readouterr().out)["fixable"])
+
+    assert "nginx-light" not in fixable()
+    assert "nginx-light" in fixable("nginx")
+
+
+def test_a_tool_that_nobody_knows_is_a_wrong_call() -> None:
+    with pytest.raises(UsageError, match="'engine-x' is no tool") as told:
+        cli.main(["doctor", "engine-x"], standalone_mode=False)
+    assert "nginx" in told.value.hint

@@ -17,32 +17,40 @@ FINDINGS = 2
 
 
 @click.command()
+@click.argument("wanted", metavar="[TOOL]...", nargs=-1)
 @click.option("--fix", is_flag=True, help="List what would be installed or started, and do it.")
 @click.option("--yes", is_flag=True, help="With --fix: do it without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def command(*, fix: bool, yes: bool, as_json: bool) -> int:
+def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool) -> int:
     """Check every external tool: is it there, is it good enough, how to get it.
 
     With --fix, install what is required and missing (Debian and Ubuntu, as root or with sudo) and start the
-    Docker Engine. Exit code 2 where something required is not as it should be.
+    Docker Engine. A TOOL that is optional counts as required where it is named. Exit code 2 where something required
+    is not as it should be.
+
+    \b
+    Examples:
+      splitbake doctor --fix
+      splitbake doctor nginx --fix --yes
     """
     from splitbake.doctor.apply import apply
+    from splitbake.doctor.catalogue import requiring
     from splitbake.doctor.diagnose import diagnose
     from splitbake.doctor.machine import look
     from splitbake.doctor.plan import plan
     from splitbake.doctor.report import as_data, healthy
 
-    machine = look()
-    findings = diagnose(machine)
-    actions = plan(findings, machine)
+    machine, checks = look(), requiring(wanted)
+    findings = diagnose(machine, checks=checks)
+    actions = plan(findings, machine, checks=checks)
     if fix and actions and agree(actions, yes=yes):
         with ui.stage("Setting this machine up") as say:
             unknown = apply(actions, machine, say)
         if unknown:
             names = ", ".join(unknown)
             click.echo(f"apt here has no {names} (Ubuntu: is the component universe enabled?)", err=True)
-        findings = diagnose(machine)
-        actions = plan(findings, machine)
+        findings = diagnose(machine, checks=checks)
+        actions = plan(findings, machine, checks=checks)
     if as_json:
         ui.emit_json(as_data(findings, actions))
     else:

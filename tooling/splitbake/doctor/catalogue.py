@@ -6,8 +6,12 @@ Packer; the programs of the neighbouring release need nothing but libc and work 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
+
 from splitbake.doctor.model import Apt, Check, Loan
 from splitbake.doctor.probes import engine, file_exists, version_of
+from splitbake.errors import UsageError
 
 NUMBER = r"(\d+\.\d+[\w.+~-]*)"
 
@@ -136,3 +140,16 @@ CHECKS: tuple[Check, ...] = (
         remedy="install the package nginx-light (or nginx) of your distribution",
     ),
 )
+
+
+def requiring(wanted: Collection[str]) -> tuple[Check, ...]:
+    """Return all checks, with those named in ``wanted`` required.
+
+    Raises:
+        UsageError: a name is none of a tool.
+    """
+    names = [check.name for check in CHECKS]
+    for name in wanted:
+        if name not in names:
+            raise UsageError(f"{name!r} is no tool that splitbake knows", hint=f"one of {', '.join(names)}")
+    return tuple(replace(check, required=check.required or check.name in wanted) for check in CHECKS)
