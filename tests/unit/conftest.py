@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import datetime
+import functools
 import hashlib
 import ipaddress
 import json
@@ -17,6 +18,7 @@ from typing import Any
 
 import boto3
 import pytest
+from botocore.loaders import JSONFileLoader
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -121,6 +123,16 @@ class Small:
         (self.root / "splitbake.yaml").write_text(json.dumps(self.manifest))
         locks.write(self.root / locks.FILE_NAME, Lock.model_validate(self.lock))
         return Project(self.root / "splitbake.yaml")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _cheap_clients() -> Iterator[None]:
+    """Read once what boto3 and moto read at every start: a test makes its clients anew, of a new account."""
+    with pytest.MonkeyPatch.context() as patch:
+        read = functools.cache(JSONFileLoader().load_file)
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
+        yield
 
 
 @pytest.fixture(scope="session")
