@@ -13,7 +13,7 @@ import boto3
 import pytest
 from botocore.exceptions import EndpointConnectionError
 
-from splitbake import build, fingerprint
+from splitbake import build, fingerprint, plan
 from splitbake.bake import adopt, ami, amis, finish, packer, rundir
 from splitbake.bake.progress import Output
 from splitbake.errors import BuildError, CloudError
@@ -133,6 +133,21 @@ def test_what_failed_its_verification_is_not_taken_up_again(small, cloud, made, 
     again = build.build(project, cloud, "ami", force=False, say=silent).artifact
     assert again == made[1]
     assert again.id != first
+
+
+def test_a_copy_that_is_wanted_later_is_made_of_the_ami_that_is_there(small, cloud, set_by_api, report_on):
+    there = left(small)
+    artifact = build.build(small.project, cloud, "ami", force=False, say=silent).artifact
+    catalog = small.project.catalog(cloud)
+    catalog.keep_report(report_on(small.project, artifact))
+    small.manifest["ami"]["copies"] = [{"region": OTHER}]
+    again = build.build(small.project, cloud, "ami", force=False, say=silent)
+    assert (again.artifact.id, again.reused) == (there, True)
+    assert again.reasons == (f"{there} has no copy in {OTHER} yet",)
+    (copy,) = again.artifact.copies
+    assert ec2(OTHER).describe_images(ImageIds=[copy.id])["Images"][0]["Name"].startswith("faces-")
+    planned = plan.plan_half(small.project, cloud, catalog, fingerprint.inputs(small.project, "ami"))
+    assert planned.action == "reuse", "its disks are those that were verified"
 
 
 def test_the_newest_of_several_is_taken(small, cloud, monkeypatch):

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from splitbake import ecr
 from splitbake.artifact import Artifact
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import CloudError
+from splitbake.manifest.ami import Copy
 
 _NO_SUCH_AMI = {"InvalidAMIID.NotFound", "InvalidAMIID.Unavailable", "InvalidAMIID.Malformed"}
 
@@ -25,6 +26,12 @@ def problem(cloud: Cloud, artifact: Artifact, repository: str) -> str:
     if artifact.half == "ami":
         return _problem_of_ami(cloud, artifact)
     return _problem_of_image(cloud, artifact, repository)
+
+
+def uncopied(artifact: Artifact, copies: Iterable[Copy]) -> list[str]:
+    """Return the regions of ``copies`` that the AMI ``artifact`` is not in; the manifest may have got them since."""
+    there = {artifact.location, *(copy.region for copy in artifact.copies)}
+    return [copy.region for copy in copies if artifact.half == "ami" and copy.region not in there]
 
 
 def _problem_of_ami(cloud: Cloud, artifact: Artifact) -> str:

@@ -112,6 +112,8 @@ def plan_half(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs) 
     if problem:
         cloud.guard()  # what is gone here may be there for the right account
         return _build(catalog, inputs, [problem])
+    if regions := health.uncopied(artifact, project.manifest.ami.copies):
+        return _build(catalog, inputs, [f"{artifact.id} has no copy in {', '.join(regions)} yet"])
     report = catalog.report(artifact)
     if report and report.standard == project.standard(half):
         if report.passed:

@@ -1,4 +1,4 @@
-"""Taking up the AMI of an earlier run that made it, but was killed before anybody could write it down.
+"""Taking up the AMI of an earlier run: one that nobody could write down any more, or that wants another copy now.
 
 Its name says which inputs it was made from, and by which run. Packer asks for an AMI only when every provisioner has
 succeeded, and what is taken up is verified anew like any other.
@@ -26,22 +26,24 @@ _OVER_WITHIN = keeper.GRACE + 10
 
 
 def earlier(project: Project, cloud: Cloud, catalog: Catalog, fingerprint: str, say: Say) -> Artifact | None:
-    """Return the AMI of these inputs that the state does not know, finished; None where there is none.
+    """Return the AMI of these inputs that the state does not know, or not as finished, finished; None without one.
 
     The caller holds the lease of these inputs, so no other run is at work on them.
 
     Raises:
         BuildError, CloudError: it is there, but cannot be finished.
     """
-    started = time.monotonic()
+    started, known = time.monotonic(), catalog.artifact("ami", fingerprint)
+    rejected = None if known and health.uncopied(known, project.manifest.ami.copies) else known
     for named in amis.own(cloud, generated.ami_name(project.manifest, fingerprint, "*")):
         run = named["Name"].rpartition("-")[2]
         _await_end(run, say)
         image = next(iter(amis.own(cloud, named["Name"])), None)
-        if image is None or not _may_be(cloud, catalog, image, fingerprint):
+        if image is None or _is(rejected, image) or not _may_be(cloud, catalog, image, fingerprint):
             continue
         name = image["ImageId"]
-        say(f"{name} was made of these inputs by an earlier run, which did not write it down")
+        if not _is(known, image):
+            say(f"{name} was made of these inputs by an earlier run, which did not write it down")
         try:
             amis.wait(cloud, name, within=source.wait_seconds(project.manifest, project.lock))
         except BuildError as problem:
@@ -54,10 +56,10 @@ def earlier(project: Project, cloud: Cloud, catalog: Catalog, fingerprint: str, 
 
 def _may_be(cloud: Cloud, catalog: Catalog, image: amis.Image, fingerprint: str) -> bool:
     """Whether an AMI of this name is, or becomes, one that can be used: no other one's, and none that was rejected."""
-    known, tags = catalog.artifact("ami", fingerprint), tags_of(image)
+    tags = tags_of(image)
     if image["State"] not in {"pending", "available"} or health.is_past(image) or _PROMOTED_TAG in tags:
         return False
-    if tags.get(FINGERPRINT_TAG, fingerprint) != fingerprint or (known and known.id == image["ImageId"]):
+    if tags.get(FINGERPRINT_TAG, fingerprint) != fingerprint:
         return False
     report = catalog.report(
         Artifact(
@@ -71,6 +73,10 @@ def _may_be(cloud: Cloud, catalog: Catalog, image: amis.Image, fingerprint: str)
         )
     )
     return report is None or report.passed
+
+
+def _is(artifact: Artifact | None, image: amis.Image) -> bool:
+    return artifact is not None and artifact.id == image["ImageId"]
 
 
 def _await_end(run: str, say: Say) -> None:
