@@ -152,7 +152,7 @@ def test_an_instance_has_its_own_identity_and_keeps_it(ec2):
     ec2.wait(first)
     assert ec2.shell(first, read) == before, "a reboot is no first boot"
     baked = ec2.image(first, "as-it-is")
-    ec2.shell(first, ": >/etc/machine-id; rm /etc/ssh/ssh_host_*; cloud-init clean --logs")
+    ec2.shell(first, "cloud-init status --wait; : >/etc/machine-id; rm /etc/ssh/ssh_host_*; cloud-init clean --logs")
     cleaned = ec2.image(first, "cleaned")
     machine, host_key = ec2.shell(ec2.boot(cleaned), read).split("\n")
     assert len(machine) == 32
