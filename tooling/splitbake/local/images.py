@@ -24,6 +24,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from splitbake.errors import LocalCloudError, ToolError
+from splitbake.local.engine import LABEL
 from splitbake.local.state import locked
 
 #: Label of a base image, with the digest of its recipe.
@@ -118,6 +119,7 @@ INSTANCE = Recipe(
         "findutils",
         "iproute2",
         "iptables",
+        "libnss-myhostname",  # as on AL2023: sudo looks its own host up, and no name server knows it
         "openssh-server",
         "procps",
         "python3",
@@ -169,10 +171,16 @@ def purge(client: Any) -> list[str]:
     """Drop the base images and their cache, which all clouds of this machine share; return what went.
 
     Raises:
-        LocalCloudError: another cloud runs instances of them.
+        LocalCloudError: there is a cloud, even an idle one, that would miss them.
     """
     import docker
 
+    if clouds := _clouds(client):
+        raise LocalCloudError(
+            f"The base images are those of other local clouds that are still there: {', '.join(clouds)}.",
+            hint="End them with `splitbake local down` in their projects. Where the state folder of one is gone: "
+            f"`docker ps --all --filter label={LABEL}`, `docker network ls --filter label={LABEL}`, and remove those.",
+        )
     tags = {tag for image in client.images.list(filters={"label": BASE_LABEL}) for tag in image.tags}
     tags |= {recipe.tag for recipe in (INSTANCE, PYTHON)}  # a pulled image carries no label of ours
     removed = []
@@ -183,14 +191,22 @@ def purge(client: Any) -> list[str]:
             continue
         except docker.errors.APIError as problem:
             raise LocalCloudError(
-                f"The base image {tag} is in use by another local cloud: {problem.explanation}",
-                hint="End that one first, with `splitbake local down` in its project.",
+                f"The base image {tag} is in use: {problem.explanation}",
+                hint="Remove the container that uses it first (`docker ps --all`).",
             ) from problem
         removed.append(f"image {tag}")
     if cache().exists():
         shutil.rmtree(cache())
         removed.append(f"cache {cache()}")
     return removed
+
+
+def _clouds(client: Any) -> list[str]:
+    """Return the ids of all clouds that have a container or a network: an idle one has just the network."""
+    marked = {"filters": {"label": LABEL}}
+    containers = [one["Labels"] for one in client.api.containers(all=True, **marked)]
+    networks = [one["Labels"] for one in client.api.networks(**marked)]
+    return sorted({labels[LABEL] for labels in (*containers, *networks)})
 
 
 def _ensure(client: Any, recipe: Recipe, progress: Progress) -> str:
@@ -207,6 +223,8 @@ def _ensure(client: Any, recipe: Recipe, progress: Progress) -> str:
                 return str(client.images.get(recipe.tag).id)
             progress(f"base image {recipe.name}: building it with mmdebstrap (once, about half a minute)")
             _build(recipe, archive)
+            for older in set(cache().glob(f"{recipe.name}-*.tar")) - {archive}:
+                older.unlink()  # its image is in the engine; where it is not, its version of splitbake builds it anew
         progress(f"base image {recipe.name}: loading {archive.stat().st_size / 1e6:.0f} MB into the engine")
         with archive.open("rb") as file:
             client.images.load(file)
@@ -285,7 +303,7 @@ def _pack(recipe: Recipe, layer: Path, archive: Path) -> None:
 def cache() -> Path:
     """Return the folder of what all clouds of this machine share."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "splitbake"
+    return Path(home) / "splitbake" / "local"
 
 
 def _tail(text: str, lines: int = 8) -> str:
