@@ -162,6 +162,7 @@ def world(manifest, monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "testing")
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")  # which moto's SSM parameters name
     with mock_aws():
         yield World(manifest.parent)
 

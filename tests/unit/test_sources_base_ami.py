@@ -39,6 +39,7 @@ MANIFEST = {
 @pytest.fixture
 def cloud(monkeypatch):
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    monkeypatch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "true")  # which moto's SSM parameters name
     with mock_aws():
         yield Cloud("dev", Environment(account="123456789012", region=REGION))
 
