@@ -76,9 +76,10 @@ def _own_signal_handlers() -> Iterator[None]:
 
 @pytest.fixture
 def package_index(tmp_path: Path) -> Iterator[Callable[[str], str]]:
-    """Serve two wheels at an address of this machine: ``heavy``, which brings a .pth file, and the uv of this Python.
+    """Serve wheels at an address of this machine: ``heavy``, which brings a .pth file, and the uv of this Python.
 
-    ``package_index(address)`` returns the URL of an index (PEP 503).
+    Of both there is a second wheel that fits as well, but less closely. ``package_index(address)`` returns the URL of
+    an index (PEP 503).
     """
     import uv
 
@@ -94,6 +95,8 @@ def package_index(tmp_path: Path) -> Iterator[Callable[[str], str]]:
         f"uv-{version}-py3-none-manylinux_2_17_x86_64.manylinux2014_x86_64.whl",
         {f"uv-{version}.data/scripts/uv": binary},
     )
+    for name in ("heavy-1.0-py3-none-any.whl", f"uv-{version}-py3-none-any.whl"):
+        _wheel(root, name, {"slow.py": b""})
     with ExitStack() as servers:
         yield lambda address: servers.enter_context(_served(root, address))
 
@@ -107,12 +110,13 @@ def _wheel(root: Path, name: str, files: dict[str, bytes]) -> None:
     }
     record = "".join(f"{path},,\n" for path in [*files, f"{info}/RECORD"])
     folder = root / "simple" / distribution
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / name, "w") as wheel:
         for path, content in {**files, f"{info}/RECORD": record.encode()}.items():
             wheel.writestr(path, content)
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    (folder / "index.html").write_text(f'<a href="{name}#sha256={digest}">{name}</a>', encoding="utf-8")
+    with (folder / "index.html").open("a", encoding="utf-8") as index:
+        index.write(f'<a href="{name}#sha256={digest}">{name}</a>\n')
 
 
 @contextmanager

@@ -10,6 +10,15 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 RUNTIME = 'runtime: {requirements: requirements-gpu.txt, python: "3.11", budget: 100 MB}\n\nami:'
 
+#: The wheel for this very Python, and nothing that tells from where it came.
+PROGRAM = """\
+import pathlib
+import heavy
+assert heavy.weight == "a ton"
+assert not [*pathlib.Path("/opt/dl-runtime").glob("*.dist-info/direct_url.json")]
+assert not pathlib.Path("/opt/dl-runtime/.lock").exists()
+"""
+
 
 def done(outcome):
     assert outcome.code == 0, outcome.err + outcome.out
@@ -21,7 +30,7 @@ def with_runtime(world, edited, package_index):
     """The reference project with a runtime, whose wheels are at an address that builder and jobs reach."""
     edited("splitbake.yaml", "\nami:", f"\n{RUNTIME}")
     edited("splitbake.yaml", "imports: [lib, ", "imports: [heavy, lib, ")
-    edited("examples/video-analysis/run.py", "import argparse", "import argparse\nimport heavy")
+    edited("examples/video-analysis/run.py", "import argparse", f"import argparse\n{PROGRAM}")
     if world.project.lock_path.exists():
         edited("splitbake.lock", "{", "{")
     wanted = world.project.root / "requirements-gpu.txt"

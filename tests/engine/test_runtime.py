@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from pathlib import Path
 
@@ -37,7 +38,8 @@ def test_each_wheel_is_locked_with_address_size_and_hash(resolve, tmp_path):
     (heavy,) = found.wheels
     file = tmp_path / "index/simple/heavy" / heavy.file
     assert (heavy.name, heavy.version, heavy.size) == ("heavy", "1.0", file.stat().st_size)
-    assert found.installer.name == "uv"
+    assert "-cp311-" in heavy.file
+    assert "-manylinux_2_17_x86_64" in found.installer.file
     assert resolve("heavy\n") == found
 
 
@@ -54,6 +56,22 @@ def test_it_is_installed_once_and_found_by_its_digest(resolve):
     assert (folder / ".splitbake/runtime").read_text() == f"{found.digest}\n"
     (folder / "mark").touch()
     assert (runtime.installed(found, silent) / "mark").exists()
+
+
+def test_nothing_in_it_says_where_it_came_from(resolve):
+    folder = runtime.installed(resolve("heavy\n"), silent)
+    assert (folder / "heavy-1.0.dist-info/METADATA").is_file()
+    assert not [*folder.rglob("direct_url.json"), *folder.rglob(".lock")]
+
+
+def test_any_user_can_read_it_whatever_the_umask(resolve):
+    found, before = resolve("heavy\n"), os.umask(0o077)
+    try:
+        folder = runtime.installed(found, silent)
+    finally:
+        os.umask(before)
+    for path in (folder, *folder.rglob("*")):
+        assert path.stat().st_mode & 0o777 == (0o755 if path.is_dir() else 0o644), path
 
 
 def test_a_wheel_with_other_content_is_refused(resolve, tmp_path):

@@ -16,7 +16,9 @@ from splitbake import registry, resolve
 from splitbake.errors import LockError, SourceError
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedModels
 from splitbake.project import Project
-from splitbake.sources import Found
+from splitbake.runtime import PLATFORMS, LockedRuntime, LockedWheel
+from splitbake.sources import Found, base_ami, base_image, wheels
+from splitbake.sources.s3 import S3Source
 from splitbake.ui import silent
 
 BASE_AMI = LockedBaseAmi(
@@ -44,8 +46,18 @@ def s3(monkeypatch):
         yield client
 
 
-def project(root: Path, *files: dict[str, str], budget: str = "3 GiB") -> Project:
-    """Write a project with these model files."""
+WHEEL = LockedWheel(name="uv", version="1", url="https://host/uv-1-py3-none-any.whl", size=1, sha256="0" * 64)
+RUNTIME = LockedRuntime(
+    requirements=hashlib.sha256(b"heavy\n").hexdigest(),
+    python="3.11",
+    platform=PLATFORMS["x86_64"],
+    wheels=(),
+    installer=WHEEL,
+)
+
+
+def project(root: Path, *files: dict[str, str], budget: str = "3 GiB", runtime: str = "") -> Project:
+    """Write a project with these model files, and a runtime of that requirements file."""
     manifest = {
         "version": 1,
         "project": "video-analysis",
@@ -62,6 +74,8 @@ def project(root: Path, *files: dict[str, str], budget: str = "3 GiB") -> Projec
         },
         "environments": {"dev": {"account": "123456789012", "region": "us-east-1"}},
     }
+    if runtime:
+        manifest["runtime"] = {"requirements": runtime, "python": "3.11", "budget": "1 GiB"}
     (root / "splitbake.yaml").write_text(yaml.safe_dump(manifest))
     return Project(root / "splitbake.yaml")
 
@@ -290,7 +304,63 @@ def test_a_file_name_that_is_no_text_is_refused(s3, tmp_path):
 def test_a_broken_budget_names_the_biggest_files(s3, tmp_path):
     made = project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}, budget="2 MB")
     with pytest.raises(LockError, match=r"take 3.0 MB, models.budget is 2.0 MB; the biggest:\n +3.0 MB  models/x/a\n"):
+        models(made)
+
+
+@pytest.fixture
+def never_read(monkeypatch):
+    monkeypatch.setattr(S3Source, "open", lambda *_: pytest.fail("a model was read"))
+
+
+@pytest.mark.parametrize(
+    ("files", "budget", "expected"),
+    [
+        ([{"path": "models/x/", "from": "s3://models/x/"}], "2 MB", "models.budget is 2.0 MB"),
+        (
+            [{"path": "models/x/", "from": "s3://models/x/"}, {"path": "models/x/b", "from": "s3://models/y"}],
+            "3 GiB",
+            "the same path",
+        ),
+        ([{"path": "models/odd/", "from": "s3://models/odd/"}], "3 GiB", "cannot be a model file"),
+    ],
+)
+@pytest.mark.usefixtures("never_read")
+def test_what_can_be_refused_without_reading_is(s3, tmp_path, files, budget, expected):
+    s3.put_object(Bucket="models", Key="odd/tab\t", Body=b"")
+    with pytest.raises((LockError, SourceError), match=expected):
+        models(project(tmp_path, *files, budget=budget))
+
+
+@pytest.mark.usefixtures("never_read")
+def test_models_are_read_when_all_else_is_found(s3, tmp_path, monkeypatch):
+    monkeypatch.setattr(base_ami, "resolve", lambda *_: BASE_AMI)
+    monkeypatch.setattr(base_image, "resolve_base", lambda *_: BASE_IMAGE.digest)
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y"}, runtime="gpu.txt")
+    with pytest.raises(SourceError, match=r"cannot read gpu\.txt"):
         resolve.resolve(made, made.cloud(), None, silent)
+
+
+def test_models_that_stay_must_keep_a_budget_that_was_lowered(s3, tmp_path):
+    old = locked_at(project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}))
+    made = project(tmp_path, {"path": "models/x/", "from": "s3://models/x/"}, budget="2 MB")
+    with pytest.raises(LockError, match=r"models\.budget is 2\.0 MB"):
+        resolve.update(made, made.cloud(), old, ["base"], silent)
+
+
+def test_a_base_for_other_machines_cannot_leave_the_runtime_behind(s3, tmp_path, monkeypatch):
+    made = project(tmp_path, {"path": "models/y", "from": "s3://models/y"}, runtime="gpu.txt")
+    (tmp_path / "gpu.txt").write_text("heavy\n", encoding="utf-8")
+    old = locked_at(made).model_copy(update={"runtime": RUNTIME})
+    arm = BASE_AMI.model_copy(update={"architecture": "arm64"})
+    monkeypatch.setattr(base_ami, "resolve", lambda *_: arm)
+    monkeypatch.setattr(base_image, "resolve_base", lambda *_: BASE_IMAGE.digest)
+    with pytest.raises(LockError, match="the hosts are arm64, the runtime is locked for x86_64") as caught:
+        resolve.update(made, made.cloud(), old, ["base"], silent)
+    assert "update that part as well" in caught.value.hint
+    for_arm = RUNTIME.model_copy(update={"platform": PLATFORMS["arm64"]})
+    monkeypatch.setattr(wheels, "resolve", lambda *_: for_arm)
+    new = resolve.update(made, made.cloud(), old, ["base", "runtime"], silent).lock
+    assert (new.base_ami, new.runtime, new.models) == (arm, for_arm, old.models)
 
 
 def test_an_error_in_one_file_ends_the_others(s3, tmp_path):

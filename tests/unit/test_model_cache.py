@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from splitbake.errors import VerifyError
+from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.ui import silent
 from splitbake.verify import models
@@ -86,6 +86,6 @@ def no_file_larger_than(size: int) -> Iterator[None]:
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(project: Any, cache: Path) -> None:
-    with no_file_larger_than(1000), pytest.raises(VerifyError, match=f"cannot write .*{SHA256}: File too large"):
+    with no_file_larger_than(1000), pytest.raises(SourceError, match=f"cannot write .*{SHA256}: File too large"):
         laid_out(project)
     assert list(cache.iterdir()) == []

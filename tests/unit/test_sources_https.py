@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+from dataclasses import replace
 from email.utils import formatdate
 from http.server import BaseHTTPRequestHandler
 
@@ -12,8 +14,10 @@ from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.manifest import Environment, ModelFile
-from splitbake.sources import Found
+from splitbake.sources import Found, download
+from splitbake.sources.contents import contents
 from splitbake.sources.https import HttpsSource
+from splitbake.ui import silent
 
 CLOUD = Cloud("dev", Environment(account="123456789012", region="eu-west-1"))
 CONTENT = b"weights" * 1000
@@ -189,11 +193,53 @@ def test_an_unreachable_server_and_a_bad_bundle_are_told(source, monkeypatch, tm
         ("https://host", "https://host/path"),
         ("https://host/x/", "no listing"),
         ("https://a:b@host/x", "password"),
+        ("https://host/x?X-Amz-Date=1&X-Amz-Signature=secret", "signature"),
+        ("https://host/x?X-Goog-Signature=secret", "signature"),
+        ("https://host/x?Expires=1&Signature=secret", "signature"),
+        ("https://host/x?sv=1&sig=secret", "signature"),
+        ("https://host/x?SIG=", "signature"),
         ("https://[x/y", "Invalid IPv6 URL"),
         ("https://host/a b", "%-encoded"),
         ("https://host/ü", "%-encoded"),
     ],
 )
 def test_addresses_that_cannot_be_a_file_are_refused_as_text(uri, expected):
-    with pytest.raises(ValueError, match=expected):
+    with pytest.raises(ValueError, match=expected) as caught:
         HttpsSource.check(uri)
+    assert "presigned" not in str(caught.value)
+
+
+def test_a_query_that_signs_nothing_is_part_of_an_address():
+    HttpsSource.check("https://host/x?design=signature&download=true")
+
+
+@pytest.mark.parametrize("path", ["/gone", "/forbidden", "/broken", "/short", "/file"])
+def test_a_query_is_shown_to_nobody(source, server, tmp_path, path):
+    """Not every secret is a signature by name."""
+    found, shown = Found("m", f"{server}{path}?token=secret", 7000), []
+    with pytest.raises(SourceError) as caught:
+        download(source, locked(found), tmp_path / "m")
+    shown.append(caught.value.message)
+    with pytest.raises(SourceError) as caught:
+        contents([(source, replace(found, size=6999))], {}, shown.append)
+    shown.append(caught.value.message)
+    assert all(server + path in line for line in shown)
+    assert len(shown) >= 3
+    assert "secret" not in "".join(shown)
+
+
+def test_a_full_disk_is_not_the_servers_fault(source, server):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as caught, source.open(find(source, server + "/file")):
+        raise full
+    assert caught.value is full
+
+
+def test_signs_of_the_same_name_at_another_address_prove_nothing(source, server, monkeypatch):
+    """Where a server makes them of time and size, two versions of a model that came at once have the same ones."""
+    first = find(source, server + "/latest")
+    old = LockedFile(path="m", source=first.source, size=7000, sha256="0" * 64, etag="tag-1", resolved=first.resolved)
+    assert [content.way for content in contents([(source, first)], {old.source: old}, silent)] == ["unchanged"]
+    monkeypatch.setitem(LEADS, "/latest", "/file2")
+    (content,) = contents([(source, find(source, old.source))], {old.source: old}, silent)
+    assert (content.way, content.sha256) == ("downloaded", hashlib.sha256(CONTENT).hexdigest())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from http.server import BaseHTTPRequestHandler
@@ -22,6 +23,7 @@ from splitbake.sources.hub import HubSource, parse
 
 CLOUD = Cloud("dev", Environment(account="123456789012", region="eu-west-1"))
 TOKEN = "hf_secretsecretsecret"
+HERE = "hf://my-org/llava@main/README.md"
 BASE_AMI = LockedBaseAmi(
     request="ecs-gpu-al2023",
     id="ami-01234567",
@@ -344,6 +346,13 @@ def test_a_file_is_copied_whole(source, tmp_path):
     (found,) = find(source, "x", "hf://my-org/llava@main/deep/er/model.safetensors")
     sources.download(source, lock(found), tmp_path / "copy")
     assert (tmp_path / "copy").read_bytes() == FILES["deep/er/model.safetensors"]
+
+
+def test_a_full_disk_is_not_the_hubs_fault(source):
+    full = OSError(errno.ENOSPC, "No space left on device")
+    with pytest.raises(OSError, match="No space left") as caught, source.open(find(source, "x", HERE)[0]):
+        raise full
+    assert caught.value is full
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,16 @@ def test_an_archived_object_is_told(source, s3):
     assert "restore" in caught.value.hint
 
 
+@pytest.mark.parametrize("status", ["ARCHIVE_ACCESS", "DEEP_ARCHIVE_ACCESS"])
+def test_an_object_that_tiering_has_archived_is_told(source, status):
+    def say(parsed, **_):
+        parsed |= {"StorageClass": "INTELLIGENT_TIERING", "ArchiveStatus": status}
+
+    source._client(BUCKET).meta.events.register("after-call.s3.HeadObject", say)
+    with pytest.raises(SourceError, match=f"llava/b is archived \\({status}\\)"):
+        source.find(entry("b", "s3://models/llava/b"))
+
+
 def test_the_presigned_url_is_for_the_buckets_region_and_valid_for_hours(source):
     file = LockedFile(path="b", source="s3://models/llava/b", size=2, sha256="0" * 64)
     url = urlsplit(source.url(file))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import gc
 import os
-import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from splitbake import digests, patterns, units
+from splitbake import digests, patterns, requirements, units
 from splitbake.errors import BuildError
 from splitbake.generate import dockerfile
 from splitbake.manifest import Image
@@ -28,7 +27,6 @@ LARGEST_FILE = 100 * 1000**2
 #: Below the project's folder: the digests of the files of the latest context.
 CACHE = f"{digests.FOLDER}/context"
 
-_ELSEWHERE = re.compile(r"^\s*(?:-r|-c|-e|--requirement|--constraint|--editable)\b", re.MULTILINE)
 _FOLDER = os.O_RDONLY | os.O_CLOEXEC | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
@@ -254,9 +252,7 @@ def _refuse_models(project: Project, root: Path, paths: Sequence[str], contents:
 
 
 def _refuse_other_requirements(file: Path) -> None:
-    text = file.read_text(encoding="utf-8", errors="replace")
-    if found := _ELSEWHERE.search(text):
-        line = text.count("\n", 0, found.start() + len(found[0]) - len(found[0].lstrip())) + 1
+    if line := requirements.elsewhere(file.read_text(encoding="utf-8", errors="replace")):
         raise BuildError(
             f"{file}:{line}: refers to another file, which does not travel into the build",
             hint="compile everything into one file: pip-compile or uv pip compile",

@@ -21,11 +21,11 @@ from splitbake.errors import LockError
 from splitbake.manifest import Manifest
 from splitbake.manifest.ami import BaseByName, BaseBySsm
 from splitbake.runtime import LockedRuntime
-from splitbake.spec import AbsolutePath, RelativePath, Sha256, Spec, Text
+from splitbake.spec import RelativePath, Sha256, Spec, Text
 
 FILE_NAME = "splitbake.lock"
 
-#: What can be locked anew by itself: the base AMI and the base image, or the models.
+#: What can be locked anew by itself: the base AMI and the base image, the models, or the runtime.
 Part = Literal["base", "models", "runtime"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
@@ -193,8 +193,3 @@ def _runtime_mismatches(manifest: Manifest, lock: Lock, root: Path) -> Iterator[
         with contextlib.suppress(OSError):  # told as a file that cannot be read
             requirements = (root / manifest.runtime.requirements).read_bytes()
     yield from runtimes.mismatches(manifest, requirements, lock.runtime, lock.base_ami.architecture)
-
-
-def models_root_path(manifest: Manifest, file: LockedFile) -> AbsolutePath:
-    """Return where ``file`` lies on the host."""
-    return f"{manifest.models.root}/{file.path}"

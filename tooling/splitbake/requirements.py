@@ -1,15 +1,18 @@
-"""A pip requirements file, as far as verification needs it: which distributions, in which versions."""
+"""A pip requirements file, as far as it is looked into: which distributions, in which versions, and nothing else."""
 
 from __future__ import annotations
 
 import re
-
-from packaging.requirements import InvalidRequirement, Requirement
+from typing import TYPE_CHECKING
 
 from splitbake.errors import BuildError
 
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
+
 _CONTINUED = re.compile(r"\\\n")
 _COMMENT = re.compile(r"(^|\s)#.*$")
+_ELSEWHERE = re.compile(r"^\s*(?:-[rce]|--(?:requirement|constraint|editable)\b)", re.MULTILINE)
 _PER_REQUIREMENT_OPTION = re.compile(r"\s--(hash|config-settings|global-option)\b.*$")
 
 
@@ -19,6 +22,8 @@ def parse(text: str, name: str) -> list[Requirement]:
     Raises:
         BuildError: a line is not a requirement; ``name`` says of which file.
     """
+    from packaging.requirements import InvalidRequirement, Requirement
+
     found = []
     for line in _CONTINUED.sub(" ", text).splitlines():
         stripped = _PER_REQUIREMENT_OPTION.sub("", _COMMENT.sub("", line)).strip()
@@ -31,3 +36,12 @@ def parse(text: str, name: str) -> list[Requirement]:
                 f"{name}: {stripped!r} is not a requirement: {problem}", hint="name distributions: package==1.2.3"
             ) from None
     return found
+
+
+def elsewhere(text: str) -> int:
+    """Return the number of the first line that refers to another file (-r, -c, -e), 0 where none does.
+
+    Such a file would neither travel nor be watched with this one.
+    """
+    found = _ELSEWHERE.search(text)
+    return text.count("\n", 0, found.end()) + 1 if found else 0

@@ -18,7 +18,7 @@ from splitbake.lock import PARTS, Lock, LockedBaseAmi, LockedBaseImage, LockedFi
 from splitbake.manifest import Manifest, ModelFile
 from splitbake.project import Project
 from splitbake.runtime import LockedRuntime
-from splitbake.sources import Found
+from splitbake.sources import Found, web
 from splitbake.sources.contents import Content, Way, contents
 from splitbake.sources.file import FileSource
 from splitbake.ui import Say, silent
@@ -26,6 +26,8 @@ from splitbake.units import format_size
 
 #: How many of the biggest files a broken budget names.
 _BIGGEST = 5
+#: Stands for the digest of a file that was not read yet.
+_UNREAD = "0" * 64
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,9 @@ def resolve(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> 
         LockError: the files together break the budget, or want one path.
         CloudError: AWS could not be asked.
     """
-    models = resolve_models(project, cloud, previous, say)
-    _check_budget(project.manifest, models.entries)
     ami, image = _resolve_bases(project.manifest, cloud, say)
     runtime = _resolve_runtime(project, ami, say)
+    models = resolve_models(project, cloud, previous, say)  # last: gigabytes may have to be read
     return Resolved(Lock(base_ami=ami, base_image=image, models=models.entries, runtime=runtime), models.ways)
 
 
@@ -69,37 +70,51 @@ def update(project: Project, cloud: Cloud, previous: Lock, parts: Collection[Par
     """Return ``previous`` with only ``parts`` of it resolved anew; otherwise like ``resolve``.
 
     Raises:
-        LockError: besides, the manifest has changed in what is to stay.
+        LockError: besides, what is to stay does not answer the manifest, or does not go with what moved.
     """
-    manifest = project.manifest
-    stale = list(locks.mismatches(manifest, previous, project.root, set(PARTS) - set(parts)))
-    if stale:
+    manifest, lock = project.manifest, previous
+    stay = set(PARTS) - set(parts)
+    _refuse_stale(project, lock, stay)
+    if "models" in stay:
+        _check_budget(manifest, lock.files)
+    if "base" in parts:
+        ami, image = _resolve_bases(manifest, cloud, say)
+        lock = lock.model_copy(update={"base_ami": ami, "base_image": image})
+    if "runtime" in parts:
+        lock = lock.model_copy(update={"runtime": _resolve_runtime(project, lock.base_ami, say)})
+    _refuse_stale(project, lock, stay)  # the base may be one for other machines now
+    if "models" in stay:
+        return Resolved(lock, {})
+    models = resolve_models(project, cloud, previous, say)
+    return Resolved(lock.model_copy(update={"models": models.entries}), models.ways)
+
+
+def _refuse_stale(project: Project, lock: Lock, stay: Collection[Part]) -> None:
+    if stale := list(locks.mismatches(project.manifest, lock, project.root, stay)):
         lines = "\n".join(f"  {line}" for line in stale)
         raise LockError(
             f"what is to stay in the lock does not belong to the manifest any more:\n{lines}",
             hint="update that part as well, or run splitbake lock",
         )
-    models = resolve_models(project, cloud, previous, say) if "models" in parts else Models(previous.models, {})
-    _check_budget(manifest, models.entries)
-    moved: dict[str, object] = {"models": models.entries}
-    if "base" in parts:
-        moved["base_ami"], moved["base_image"] = _resolve_bases(manifest, cloud, say)
-    if "runtime" in parts:
-        moved["runtime"] = _resolve_runtime(project, previous.model_copy(update=moved).base_ami, say)
-    return Resolved(previous.model_copy(update=moved), models.ways)
 
 
 def resolve_models(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> Models:
-    """Return every entry of ``models.files`` with the size and SHA-256 of each file."""
+    """Return every entry of ``models.files`` with the size and SHA-256 of each file.
+
+    Nothing is read before all that can be refused without reading is.
+    """
     source_of = sources.opener(cloud, project.root)
     entries = sorted(project.manifest.models.files, key=lambda entry: entry.path)
     found = [(entry, file) for entry in entries for file in source_of(entry.source).find(entry)]
-    _check_paths(file.path for _, file in found)
+    drafts = [_draft(file) for _, file in found]
+    _check_paths(file.path for file in drafts)
+    _check_budget(project.manifest, drafts)
     known = {file.source: file for file in previous.files} if previous else {}
     learnt = contents([(source_of(file.source), file) for _, file in found], known, say)
     locked: dict[str, list[LockedFile]] = {entry.path: [] for entry in entries}
-    for (entry, file), content in zip(found, learnt, strict=True):
-        locked[entry.path].append(_locked(entry, file, content))
+    for (entry, _), draft, content in zip(found, drafts, learnt, strict=True):
+        locked[entry.path].append(_locked(entry, draft, content))
+    _check_budget(project.manifest, [file for files in locked.values() for file in files])
     ways = {file.path: content.way for (_, file), content in zip(found, learnt, strict=True)}
     return Models(tuple(_entry(entry, locked[entry.path]) for entry in entries), ways)
 
@@ -147,18 +162,14 @@ def _entry(entry: ModelFile, files: Iterable[LockedFile]) -> LockedModels:
     return LockedModels(path=entry.path, source=entry.source, files=by_path)
 
 
-def _locked(entry: ModelFile, file: Found, content: Content) -> LockedFile:
-    if entry.sha256 not in {None, content.sha256}:
-        raise SourceError(
-            f"{file.source} has the wrong checksum: sha256 {content.sha256}, the manifest insists on {entry.sha256}",
-            hint="correct sha256 in models.files if the new content is meant; if not, do not use this file",
-        )
+def _draft(file: Found) -> LockedFile:
+    """Return ``file`` as the lock will have it, as far as that is known without reading; refuse what no lock holds."""
     try:
         return LockedFile(
             path=file.path,
             source=file.source,
-            size=content.size,
-            sha256=content.sha256,
+            size=file.size or 0,
+            sha256=_UNREAD,
             etag=file.etag,
             modified=file.modified,
             version=file.version,
@@ -170,6 +181,16 @@ def _locked(entry: ModelFile, file: Found, content: Content) -> LockedFile:
         raise SourceError(
             f"{file.source!r} cannot be a model file: {reasons}", hint="rename it at its source"
         ) from problem
+
+
+def _locked(entry: ModelFile, draft: LockedFile, content: Content) -> LockedFile:
+    if entry.sha256 not in {None, content.sha256}:
+        raise SourceError(
+            f"{web.unsigned(draft.source)} has the wrong checksum: sha256 {content.sha256}, the manifest insists on "
+            f"{entry.sha256}",
+            hint="correct sha256 in models.files if the new content is meant; if not, do not use this file",
+        )
+    return draft.model_copy(update={"size": content.size, "sha256": content.sha256})
 
 
 def _check_paths(paths: Iterable[str]) -> None:
@@ -190,8 +211,8 @@ def _check_paths(paths: Iterable[str]) -> None:
                 )
 
 
-def _check_budget(manifest: Manifest, models: Iterable[LockedModels]) -> None:
-    files = sorted((file for entry in models for file in entry.files), key=lambda file: -file.size)
+def _check_budget(manifest: Manifest, models: Iterable[LockedFile]) -> None:
+    files = sorted(models, key=lambda file: -file.size)
     total, budget = sum(file.size for file in files), manifest.models.budget
     if total > budget:
         lines = "\n".join(f"  {format_size(file.size):>9}  {file.path}" for file in files[:_BIGGEST])

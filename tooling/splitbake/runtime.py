@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field
 
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
 #: EC2's architectures -> the platform that wheels are chosen for, as uv names it. 2_28 is the glibc of Debian 10 and
 #: RHEL 8; every later one runs such wheels, and wheels for an older one fit as well.
 PLATFORMS: Final = {"x86_64": "x86_64-manylinux_2_28", "arm64": "aarch64-manylinux_2_28"}
+
+
+def file_name(url: str) -> str:
+    """Return the name of the file at ``url``, which of a wheel says for whom it is."""
+    return unquote(urlsplit(url).path.rpartition("/")[2])
 
 
 class LockedWheel(Spec):
@@ -33,9 +39,7 @@ class LockedWheel(Spec):
     @property
     def file(self) -> str:
         """The name of the file, which says for whom the wheel is."""
-        from urllib.parse import unquote, urlsplit
-
-        return unquote(urlsplit(self.url).path.rpartition("/")[2])
+        return file_name(self.url)
 
 
 class LockedRuntime(Spec):
@@ -51,11 +55,6 @@ class LockedRuntime(Spec):
     def abi(self) -> str:
         """What an image insists on: code compiled against one Python and machine runs with no other."""
         return f"cp{self.python.replace('.', '')}-{self.platform}"
-
-    @property
-    def size(self) -> int:
-        """The bytes of all wheels, packed as they are."""
-        return sum(wheel.size for wheel in self.wheels)
 
     @property
     def digest(self) -> str:

@@ -23,6 +23,7 @@ from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.manifest import ModelFile
+from splitbake.sources import web
 
 #: Bytes read at a time: large enough for hashing at full speed, small beside anything else in memory.
 CHUNK = 1024 * 1024
@@ -176,8 +177,8 @@ def download(source: Source, file: LockedFile, target: Path) -> None:
                 copy.write(chunk)
         if (size, digest.hexdigest()) != (file.size, file.sha256):
             raise SourceError(
-                f"{file.source} is not what the lock says: {size} bytes with sha256 {digest.hexdigest()}, "
-                f"locked are {file.size} bytes with sha256 {file.sha256}",
+                f"{web.unsigned(file.source)} is not what the lock says: {size} bytes with sha256 "
+                f"{digest.hexdigest()}, locked are {file.size} bytes with sha256 {file.sha256}",
                 hint="run splitbake lock if the change is meant",
             )
         partial.chmod(0o644)

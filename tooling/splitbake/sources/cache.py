@@ -6,10 +6,11 @@ import hashlib
 import os
 from pathlib import Path
 
-from splitbake import files
+from splitbake import files, units
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
 from splitbake.sources import Source, download
+from splitbake.ui import Say, silent
 
 
 def folder() -> Path:
@@ -18,8 +19,8 @@ def folder() -> Path:
     return Path(home) / "splitbake" / "models"
 
 
-def fetched(source: Source, file: LockedFile) -> Path:
-    """Return the path of ``file`` on this machine; it is fetched where it is not there yet.
+def fetched(source: Source, file: LockedFile, say: Say = silent) -> Path:
+    """Return the path of ``file`` on this machine; it is fetched, and ``say`` told, where it is not there yet.
 
     Raises:
         SourceError: it is gone, its content is not the locked one, or there is no room for it.
@@ -27,12 +28,13 @@ def fetched(source: Source, file: LockedFile) -> Path:
     """
     cached = folder() / file.sha256
     with files.writing(cached, SourceError):
-        if not holds(cached, file):
+        if not _holds(cached, file):
+            say(f"fetching {file.path} ({units.format_size(file.size)})")
             download(source, file, cached)
     return cached
 
 
-def holds(cached: Path, file: LockedFile) -> bool:
+def _holds(cached: Path, file: LockedFile) -> bool:
     """Return whether ``cached`` has the locked content: a disk can spoil it, and anybody can write to a cache."""
     if not cached.is_file() or cached.stat().st_size != file.size:
         return False

@@ -10,7 +10,7 @@ from typing import Literal
 
 from splitbake.errors import SourceError
 from splitbake.lock import LockedFile
-from splitbake.sources import CHUNK, Found, Source, pointers, side_by_side
+from splitbake.sources import CHUNK, Found, Source, pointers, side_by_side, web
 from splitbake.sources.file import FileSource
 from splitbake.sources.progress import Progress
 from splitbake.ui import Say
@@ -18,7 +18,8 @@ from splitbake.ui import Say
 #: Files that are read at once. More streams than this fill no line faster.
 _THREADS = 8
 
-#: Where one of these is what it was, the content is, too; as long as the size says nothing else.
+#: Where one of these is what it was, the content is, too; as long as the size says nothing else, and it is read at the
+#: same address: two versions of a file can have the same entity tag and time, where it is made of time and size.
 _SIGNS = ("version", "etag", "checksum", "modified")
 
 #: How a digest is known: the file lies in the project; an earlier lock has it, and its source says that nothing has
@@ -68,7 +69,11 @@ def _in_project(files: Sequence[tuple[Source, Found]], say: Say) -> dict[str, Co
 
 
 def _without_reading(file: Found, old: LockedFile | None) -> Content | None:
-    if old and old.size == file.size and any(_same(getattr(old, sign), getattr(file, sign)) for sign in _SIGNS):
+    if (
+        old
+        and (old.size, old.resolved) == (file.size, file.resolved)
+        and any(_same(getattr(old, sign), getattr(file, sign)) for sign in _SIGNS)
+    ):
         return Content(old.size, old.sha256, "unchanged")
     # What is as small as a pointer is looked at.
     if file.sha256 and file.size is not None and file.size > pointers.LARGEST:
@@ -92,20 +97,21 @@ def _downloaded(files: Sequence[tuple[Source, Found]], say: Say) -> dict[str, Co
 
 
 def _read(source: Source, file: Found, progress: Progress, stopped: threading.Event) -> Content:
-    progress.add(0, file.source)
+    name = web.unsigned(file.source)
+    progress.add(0, name)
     digest, size, beginning = hashlib.sha256(), 0, b""
     with source.open(file) as stream:
         while not stopped.is_set() and (chunk := stream.read(CHUNK)):
             digest.update(chunk)
             size += len(chunk)
             beginning += chunk[: pointers.LARGEST - len(beginning)]
-            progress.add(len(chunk), file.source)
+            progress.add(len(chunk), name)
     if file.size not in {None, size}:
         raise SourceError(
-            f"{file.source} should have {file.size} bytes, but {size} came",
+            f"{name} should have {file.size} bytes, but {size} came",
             hint="was it replaced just now, or did the connection break off? run splitbake lock again",
         )
     if size <= pointers.LARGEST:
-        pointers.refuse(file.source, beginning)
+        pointers.refuse(name, beginning)
     progress.end()
     return Content(size, digest.hexdigest(), "downloaded")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from http.client import HTTPMessage
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from splitbake.cloud import Cloud
 from splitbake.errors import SourceError
@@ -21,6 +21,8 @@ from splitbake.sources import Found, Readable, Stream, web
 _NO_HEAD = {403, 405, 501}
 #: Seconds after which a second change of a file would have got another Last-Modified (RFC 9110, 8.8.2.2).
 _SETTLED = 60
+#: Parameters, in lower case, of addresses that are signed: by S3, Google Cloud, CloudFront and Azure.
+_SIGNATURES = {"x-amz-signature", "x-goog-signature", "signature", "sig"}
 
 
 class HttpsSource:
@@ -40,7 +42,9 @@ class HttpsSource:
         if uri.endswith("/"):
             raise ValueError("an https source is one file: a web server has no listing to take a folder from")
         if address.username is not None:
-            raise ValueError("a password cannot stand in the manifest; use a presigned address or S3")
+            raise ValueError("a password cannot stand in the manifest; use s3:// or hf://")
+        if not _SIGNATURES.isdisjoint(name.lower() for name, _ in parse_qsl(address.query, keep_blank_values=True)):
+            raise ValueError("a signature is a secret, and cannot stand in the manifest; use s3:// or hf://")
 
     def find(self, entry: ModelFile) -> list[Found]:
         """See Source."""
@@ -60,11 +64,15 @@ class HttpsSource:
     def open(self, file: Readable) -> Iterator[Stream]:
         """See Source."""
         address = file.resolved or file.source
-        with web.told(address), self._web.ask("GET", address) as answer:
+        with web.told(address):
+            answer = self._web.ask("GET", address)
+        with answer:
             if (file.etag and web.strong_tag(answer.headers) != file.etag) or (
                 file.modified and answer.headers.get("Last-Modified") != file.modified
             ):
-                raise SourceError(f"{address} was replaced since it was looked at", hint="run splitbake lock")
+                raise SourceError(
+                    f"{web.unsigned(address)} was replaced since it was looked at", hint="run splitbake lock"
+                )
             yield web.Whole(answer, address)
 
     def url(self, file: LockedFile) -> str:

@@ -135,7 +135,9 @@ class HubSource:
     def open(self, file: Readable) -> Iterator[Stream]:
         """See Source. What a commit holds does not change."""
         place = parse(file.source)
-        with _told(place), self._web.ask("GET", self._address(place), token=self._token) as answer:
+        with _told(place):
+            answer = self._web.ask("GET", self._address(place), token=self._token)
+        with answer:
             yield web.Whole(answer, file.source)
 
     def url(self, file: LockedFile) -> str | Path:

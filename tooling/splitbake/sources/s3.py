@@ -80,8 +80,10 @@ class S3Source:
         found = Found(path, uri, size=None)
         with _told(found):
             answer: Any = self._client(bucket).head_object(Bucket=bucket, Key=key, ChecksumMode="ENABLED")
-        if answer.get("StorageClass") in _ARCHIVED and 'ongoing-request="false"' not in answer.get("Restore", ""):
-            raise SourceError(f"{uri} is archived ({answer['StorageClass']})", hint="restore the object first")
+        # An object that S3 tiers by itself has a status instead, until it is restored.
+        archived = answer.get("ArchiveStatus") or (answer.get("StorageClass") in _ARCHIVED and answer["StorageClass"])
+        if archived and 'ongoing-request="false"' not in answer.get("Restore", ""):
+            raise SourceError(f"{uri} is archived ({archived})", hint="restore the object first")
         etag = answer["ETag"].strip('"')
         sha256, checksum = _checksums(answer, etag)
         version = answer.get("VersionId")

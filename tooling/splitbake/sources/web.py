@@ -23,25 +23,25 @@ _AGAIN = "run it again; if it stays so, look at the server and the network"
 
 
 class Web:
-    """Asks servers, over https alone; many threads may ask at once."""
+    """Asks servers, over https alone unless ``plain``; many threads may ask at once."""
 
-    def __init__(self) -> None:
-        trust = urllib.request.HTTPSHandler(context=_trust())
-        self._follow = urllib.request.build_opener(trust, _Redirects(), _NoPlainHttp())
-        self._stay = urllib.request.build_opener(trust, _Redirects(leave=False), _NoPlainHttp())
+    def __init__(self, *, plain: bool = False) -> None:
+        handlers = [urllib.request.HTTPSHandler(context=_trust()), *([] if plain else [_NoPlainHttp()])]
+        self._follow = urllib.request.build_opener(*handlers, _Redirects())
+        self._stay = urllib.request.build_opener(*handlers, _Redirects(leave=False))
 
     def ask(self, method: str, uri: str, *, token: str | None = None, form: bytes | None = None) -> HTTPResponse:
         """Return the answer, after redirects, not yet read.
 
         Args:
             method: of HTTP.
-            uri: an https address.
+            uri: an address.
             token: goes along as bearer token, and to no other server than that of ``uri``.
             form: an URL-encoded body.
 
         Raises:
             urllib.error.HTTPError, OSError, HTTPException: which ``told`` puts in words.
-            SourceError: it redirects to what is not https.
+            SourceError: it is not https, or redirects from https to what is not.
         """
         answer: HTTPResponse = self._follow.open(_request(method, uri, token, form), timeout=_TIMEOUT)
         return answer
@@ -64,11 +64,12 @@ class Whole:
 
     def __init__(self, answer: HTTPResponse, uri: str) -> None:
         self._answer = answer
-        self._uri = uri
+        self._uri = unsigned(uri)
 
     def read(self, size: int, /) -> bytes:
         """See Stream."""
-        chunk = self._answer.read(size)
+        with told(self._uri):
+            chunk = self._answer.read(size)
         if not chunk and self._answer.length:
             raise SourceError(f"{self._uri} broke off {self._answer.length} bytes before its end", hint=_AGAIN)
         return chunk
@@ -81,7 +82,9 @@ def origin(uri: str) -> tuple[str, str]:
 
 
 def unsigned(uri: str) -> str:
-    """Return ``uri`` without what may be a secret: query and fragment."""
+    """Return ``uri`` without what may be a secret: query and fragment. In other URIs a ? or # is part of a name."""
+    if not uri.lower().startswith(("https:", "http:")):
+        return uri
     return urlsplit(uri)._replace(query="", fragment="").geturl()
 
 
@@ -93,7 +96,8 @@ def strong_tag(headers: HTTPMessage) -> str | None:
 
 @contextmanager
 def told(uri: str) -> Iterator[None]:
-    """Turn what urllib raises about ``uri`` into what it means."""
+    """Turn what urllib raises about ``uri`` into what it means; nothing else may happen inside, such as writing."""
+    uri = unsigned(uri)
     try:
         yield
     except urllib.error.HTTPError as problem:
@@ -119,7 +123,10 @@ def told(uri: str) -> Iterator[None]:
 
 
 class _Redirects(urllib.request.HTTPRedirectHandler):
-    """Follows redirects to https, to other servers only if ``leave``; credentials stay with the server they are for."""
+    """Follows redirects, to other servers only if ``leave``, and never from https to anything else.
+
+    Credentials stay with the server that they are for.
+    """
 
     def __init__(self, *, leave: bool = True) -> None:
         self._leave = leave
@@ -127,7 +134,7 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
     def redirect_request(  # noqa: PLR0917 - the signature of the base class
         self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
     ) -> urllib.request.Request | None:
-        if not newurl.lower().startswith("https://"):
+        if urlsplit(newurl).scheme not in {"https", req.type}:
             fp.close()
             raise SourceError(
                 f"{unsigned(req.full_url)} redirects to {unsigned(newurl)}, which is not https",

@@ -35,7 +35,7 @@ def installed(locked: LockedRuntime, say: Say) -> Path:
     try:
         _install(locked, partial)
         with files.writing(folder, VerifyError):
-            partial.chmod(0o755)
+            _settle(partial)
             try:
                 partial.rename(folder)
             except OSError:
@@ -61,3 +61,11 @@ def _install(locked: LockedRuntime, target: Path) -> None:
             hint="does the index still have these wheels? splitbake lock",
         )
     files.replace(target / contract.FOLDER / contract.RUNTIME_FILE, f"{locked.digest}\n", VerifyError)
+
+
+def _settle(target: Path) -> None:
+    """As 40-runtime.sh: forget where each wheel came from, and let the image's user read it whatever the umask is."""
+    for leftover in (target / ".lock", *target.glob("*.dist-info/direct_url.json")):
+        leftover.unlink(missing_ok=True)
+    for path in (target, *target.rglob("*")):
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o111 else 0o644)
