@@ -99,7 +99,8 @@ def roles(own_world: Any) -> Roles:
         iam.create_role(RoleName=name, AssumeRolePolicyDocument=trust)
     iam.create_instance_profile(InstanceProfileName=PROFILE)
     iam.add_role_to_instance_profile(InstanceProfileName=PROFILE, RoleName=PROFILE)
-    scope = Scope(type(own_world.project)(path).manifest, "local")
+    (template,) = own_world.client("ec2").describe_launch_templates()["LaunchTemplates"]
+    scope = Scope(type(own_world.project)(path).manifest, "local", launch_templates=(template["LaunchTemplateId"],))
     made = Roles(own_world, {role: policies(scope, role) for role in ("builder", "verifier", "releaser")})
     for role in made.policies:
         made.give(role)
@@ -261,7 +262,32 @@ def test_the_builder_ends_nothing_but_its_own(roles):
         assert f"ec2:DeleteVolume on resource: arn:aws:ec2:us-east-1:123456789012:volume/{volume}" in text
         ec2.create_tags(Resources=[volume], Tags=tags)
         roles.client("builder", "ec2").delete_volume(VolumeId=volume)
-    refused(roles.client("builder", "ec2").deregister_image, ImageId=base)
+    text = refused(roles.client("builder", "ec2").deregister_image, ImageId=base)
+    action = f"ec2:DeregisterImage on resource: arn:aws:ec2:us-east-1::image/{base}"
+    assert f"{action} because no identity-based policy allows the ec2:DeregisterImage action" in text
+
+
+def test_nobody_but_the_account_opens_an_ami_to_others(roles):
+    own = roles.world.client("ec2").describe_images(Owners=["self"])["Images"][0]["ImageId"]
+    everybody = {"Add": [{"Group": "all"}]}
+    for role in ("builder", "verifier", "releaser"):
+        ec2 = roles.client(role, "ec2")
+        text = refused(ec2.modify_image_attribute, ImageId=own, LaunchPermission=everybody)
+        assert "no identity-based policy allows the ec2:ModifyImageAttribute action" in text
+    description = {"Value": "video-analysis is better"}
+    refused(roles.client("builder", "ec2").modify_image_attribute, ImageId=own, Description=description)
+
+
+def test_the_releaser_changes_its_own_launch_template_only(roles):
+    ec2 = roles.world.client("ec2")
+    other = ec2.create_launch_template(LaunchTemplateName="payments", LaunchTemplateData={"InstanceType": "m6i.large"})
+    name = other["LaunchTemplate"]["LaunchTemplateId"]
+    data = {"LaunchTemplateData": {"InstanceType": "p5.48xlarge"}}
+    text = refused(
+        roles.client("releaser", "ec2").create_launch_template_version, LaunchTemplateName="payments", **data
+    )
+    assert f"launch-template/{name} because no identity-based policy allows" in text
+    ec2.delete_launch_template(LaunchTemplateId=name)
 
 
 def test_nobody_tags_what_another_project_has_or_gives_another_tag(roles):
@@ -311,6 +337,25 @@ def test_the_releaser_reads_the_state_and_nothing_else_of_s3(roles):
     refused(s3.delete_object, Bucket="video-analysis-splitbake", Key="state/x")
     refused(s3.get_object, Bucket="video-analysis-models", Key="models/centerface.onnx")
     assert s3.list_objects_v2(Bucket="video-analysis-splitbake", Prefix="state/records/")["KeyCount"] > 0
+
+
+@pytest.mark.parametrize(
+    ("role", "others"),
+    [
+        ("builder", ("reports", "inventories", "records", "leases/release", "leases/verify")),
+        ("verifier", ("artifacts", "inputs", "records", "leases/build", "leases/release")),
+        ("releaser", ("artifacts", "inputs", "reports", "inventories", "runs", "leases/build", "leases/verify")),
+    ],
+)
+def test_each_role_writes_its_own_part_of_the_state_only(roles, role, others):
+    bucket = "video-analysis-splitbake"
+    found = roles.world.client("s3").list_objects_v2(Bucket=bucket, Prefix="state/")["Contents"]
+    keys = [one["Key"] for one in found if one["Key"].startswith(tuple(f"state/{name}/" for name in others))]
+    assert len({key.split("/")[1] for key in keys}) == len({name.partition("/")[0] for name in others})
+    s3 = roles.client(role, "s3")
+    for key in keys:
+        assert s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+        assert "s3:PutObject" in refused(s3.put_object, Bucket=bucket, Key=key, Body=b"{}")
 
 
 def test_a_temporary_role_is_made_within_its_boundary_and_with_one_policy_only(roles, monkeypatch):

@@ -291,6 +291,15 @@ def test_only_roles_that_exist_can_be_assumed(cloud):
         sessions.assume(cloud.environment(), cloud.keys.home, "nobody")
 
 
+@pytest.mark.parametrize(
+    "narrowed", [{"Policy": document(allow("s3:GetObject"))}, {"PolicyArns": [{"arn": "arn:aws:iam::aws:policy/p"}]}]
+)
+def test_a_session_with_a_policy_of_its_own_is_not_made_without_it(aws, role, narrowed):
+    arn = aws("iam").get_role(RoleName=role().role)["Role"]["Arn"]
+    answer = refused(aws("sts").assume_role, RoleArn=arn, RoleSessionName="session", **narrowed)
+    assert "session policies" in answer["Error"]["Message"]
+
+
 def test_keys_of_sessions_are_made_of_real_chance(aws, role):
     client = role()
     arn = aws("iam").get_role(RoleName=client.role)["Role"]["Arn"]

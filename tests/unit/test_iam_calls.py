@@ -134,6 +134,12 @@ def test_who_puts_a_call_waits_for_nothing(tmp_path, caplog):
             {"containerOverrides": {"environment": [{"name": "A", "value": "secret"}]}},
             {"containerOverrides": {"environment": [{"name": "A", "value": "********"}]}},
         ),
+        (
+            "codebuild",
+            "StartBuild",
+            {"environmentVariablesOverride": [{"name": "A", "value": "secret", "type": "PLAINTEXT"}]},
+            {"environmentVariablesOverride": [{"name": "A", "value": "********", "type": "PLAINTEXT"}]},
+        ),
         ("ec2", "ImportKeyPair", {"PublicKeyMaterial": b"12345"}, {"PublicKeyMaterial": "(5 bytes)"}),
         ("ec2", "DescribeImages", {"Filters": [{"Name": "name", "Values": ["x"]}]}, None),
         ("ec2", "CreateTags", {"Tags": [{"Key": "name", "Value": "x"}]}, None),

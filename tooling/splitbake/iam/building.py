@@ -1,12 +1,16 @@
-"""What the builder may do, and what the instance that it starts may do."""
+"""What the builder may do, and what the instance that it starts may do.
+
+A current Packer tags AMI and snapshots by the call that makes them. Packer 1.6 does so when they are there, so with it
+the builder must be able to tag what has no tags: the weakest spot of its permissions (docs/iam.md).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Final
 
-from splitbake.iam import access, common
-from splitbake.iam.policies import GETS, HAS, Conditions, Scope, Statement
+from splitbake.iam import access, common, spot
+from splitbake.iam.policies import GETS, HAS, Conditions, Scope, Statement, named
 from splitbake.manifest.ami import KNOWN_BASES, BaseByName, BaseBySsm
 
 #: The document by which Packer forwards a port through Session Manager, and the one by which ssh goes through it.
@@ -23,10 +27,13 @@ def builder(scope: Scope) -> Iterator[Statement]:
         *("DescribeImages", "DescribeInstances", "DescribeInstanceStatus", "DescribeKeyPairs"),
         *("DescribeNetworkInterfaces", "DescribeRegions", "DescribeSecurityGroups", "DescribeSnapshots"),
         *("DescribeSubnets", "DescribeVolumes", "DescribeVpcs"),
+        *(("DescribeLaunchTemplates",) if manifest.ami.builder.spot else ()),
     )
     yield from _base(scope)
     yield from common.models(scope)
-    yield from common.state(scope)
+    own = (f"artifacts/{scope.place}/*", f"runs/{scope.place}/*/build/*", f"leases/build/{scope.place}/*")
+    yield from common.state(scope, *own, "inputs/*")
+    yield from common.bucket_keys(scope)
     repositories = [manifest.image.repository]
     yield from common.registry(scope, repositories, push=True)
     pulled = [name for image in (manifest.image.base, *manifest.ami.preload) for name in common.in_registry(image)]
@@ -45,7 +52,7 @@ def builder(scope: Scope) -> Iterator[Statement]:
         yield Statement(
             sid="SeeProfile",
             actions=["iam:GetInstanceProfile"],
-            resources=[scope.iam(f"instance-profile/{profile}")],
+            resources=[scope.iam(f"instance-profile/{named(profile, 'ami.builder.profile')}")],
         )
     yield from access.temporary_role(scope)
     if manifest.ami.builder.permissions_boundary:
@@ -56,7 +63,8 @@ def builder(scope: Scope) -> Iterator[Statement]:
             why="listing knows no resources; gc looks for the roles that runs have left",
         )
     yield from access.sessions(scope, PACKER_DOCUMENT)
-    yield from _spot(scope)
+    if manifest.ami.builder.spot:
+        yield from spot.builder(scope)
     yield from _ami(scope)
     yield from _keys(scope)
 
@@ -104,7 +112,7 @@ def _from_base(scope: Scope) -> Statement:
     conditions: Mapping[str, Mapping[str, str]] = {}
     match scope.manifest.ami.base:
         case BaseByName() as base:
-            owner = scope.environment.account if base.owner == "self" else base.owner
+            owner = scope.environment.account if base.owner == "self" else named(base.owner, "ami.base.owner")
             conditions = {"StringEquals": {"ec2:Owner": owner}}
         case str() as text if text in KNOWN_BASES:
             conditions = {"StringEquals": {"ec2:Owner": _AMAZON}}
@@ -117,7 +125,7 @@ def _from_base(scope: Scope) -> Statement:
 
 def _ami(scope: Scope) -> Iterator[Statement]:
     """Yield what making, finishing and removing the AMI takes."""
-    later = "AMI and snapshots have no id yet, and Packer tags them when they exist: until then they are nobody's"
+    untagging = scope.packer == "1.6"
     yield Statement(
         sid="ImageOwnInstance",
         actions=["ec2:CreateImage", "ec2:StopInstances"],
@@ -129,32 +137,37 @@ def _ami(scope: Scope) -> Iterator[Statement]:
         sid="MakeAmi",
         actions=["ec2:CreateImage"],
         resources=[scope.ec2("image"), scope.ec2("snapshot")],
-        why=later,
+        conditions={} if untagging else scope.marked,
+        why="AMI and snapshots have no id yet, and Packer 1.6 gives them no tags by this call"
+        if untagging
+        else common.UNNAMED,
     )
-    if scope.manifest.ami.copies:
-        yield Statement(
-            sid="CopyAmi", actions=["ec2:CopyImage"], resources=scope.everywhere("image", "snapshot"), why=later
-        )
+    copying = bool(scope.manifest.ami.copies)
+    if copying:
+        yield from common.copying(scope, scope.regions)
+    yield common.tagging(scope, scope.regions, "CreateImage", *(("CopyImage",) if copying else ()))
     yield Statement(
-        sid="TagAmi",
+        sid="TagOwn",
         actions=["ec2:CreateTags"],
-        resources=scope.everywhere("image", "snapshot"),
-        conditions=_adopting(scope),
-        why=f"{later}; what carries another project's tag stays out of reach",
-    )
-    yield Statement(
-        sid="TagInstance",
-        actions=["ec2:CreateTags"],
-        resources=[scope.ec2("instance"), scope.ec2("volume")],
+        resources=[*scope.everywhere("image", "snapshot"), scope.ec2("instance"), scope.ec2("volume")],
         conditions={"StringEquals": {HAS: scope.project, GETS: scope.project}},
         why=common.TAGGED,
     )
+    if untagging:
+        yield from _untagged(scope)
     yield Statement(
-        sid="SetAmi",
+        sid="InsistOnImdsV2",
         actions=["ec2:ModifyImageAttribute"],
         resources=scope.everywhere("image"),
-        conditions=common.untagged(scope),
-        why=f"{later}; Packer describes the AMI before it tags it",
+        conditions={"StringEquals": {HAS: scope.project, "ec2:Attribute/ImdsSupport": "v2.0"}},
+        why=common.TAGGED,
+    )
+    yield Statement(
+        sid="DescribeAmi",
+        actions=["ec2:ModifyImageAttribute"],
+        resources=[scope.ec2("image")],
+        conditions={**scope.owned, **_describing(scope)},
+        why=common.TAGGED,
     )
     yield Statement(
         sid="RemoveAmi",
@@ -168,76 +181,42 @@ def _ami(scope: Scope) -> Iterator[Statement]:
     )
 
 
-def _adopting(scope: Scope) -> Conditions:
-    free = common.untagged(scope)
-    return {**free, "StringEquals": {**free["StringEquals"], GETS: scope.project}}
+def _untagged(scope: Scope) -> Iterator[Statement]:
+    """Yield what only Packer 1.6 takes: it describes and tags AMI and snapshots afterwards, and knows no IMDSv2."""
+    # Of this account, and with neither project nor name: what others keep mostly has a name.
+    free: Conditions = {"Null": {HAS: "true", "aws:ResourceTag/Name": "true"}}
+    account = {"ec2:Owner": scope.environment.account}
+    yield Statement(
+        sid="DescribeUntagged",
+        actions=["ec2:ModifyImageAttribute"],
+        resources=[scope.ec2("image")],
+        conditions={**free, "StringEquals": account, **_describing(scope)},
+        why="Packer 1.6 describes the AMI before it tags it",
+    )
+    yield Statement(
+        sid="TagUntagged",
+        actions=["ec2:CreateTags"],
+        resources=[scope.ec2("image"), scope.ec2("snapshot")],
+        conditions={**free, "StringEquals": {**account, GETS: scope.project}},
+        why="Packer 1.6 tags AMI and snapshots when they are there; until then they have neither name nor project",
+    )
+    yield Statement(
+        sid="SwitchImdsV2On",
+        actions=["ec2:ModifyInstanceMetadataOptions"],
+        resources=[scope.ec2("instance")],
+        conditions={"StringEquals": {HAS: scope.project, "ec2:Attribute/HttpTokens": "required"}},
+        why=f"{common.TAGGED}; Packer 1.6 cannot start it so",
+    )
 
 
-def _spot(scope: Scope) -> Iterator[Statement]:
-    """Yield what a spot builder takes: Packer asks for it by a fleet, from a launch template of its own."""
-    if not scope.manifest.ami.builder.spot:
-        return
-    for sid, kind, action in (("SpotTemplate", "launch-template", "LaunchTemplate"), ("SpotFleet", "fleet", "Fleet")):
-        yield Statement(
-            sid=sid,
-            actions=[f"ec2:Create{action}", "ec2:CreateTags"],
-            resources=[scope.ec2(kind)],
-            conditions=scope.marked,
-            why=common.UNNAMED,
-        )
-    yield Statement(
-        sid="SpotFromTemplate",
-        actions=["ec2:CreateFleet", "ec2:RunInstances"],
-        resources=[scope.ec2("launch-template")],
-        conditions=scope.owned,
-        why=common.TAGGED,
-    )
-    yield Statement(
-        sid="SpotParts",
-        actions=["ec2:CreateFleet"],
-        resources=[scope.ec2(kind) for kind in ("image", "instance", "subnet", "volume")],
-        why="the parts of the fleet have no id yet; RunInstances, which the fleet needs as well, narrows them",
-    )
-    yield Statement(
-        sid="SpotEnd",
-        actions=["ec2:DeleteLaunchTemplate"],
-        resources=[scope.ec2("launch-template")],
-        conditions=scope.owned,
-        why=common.TAGGED,
-    )
+def _describing(scope: Scope) -> Conditions:
+    """Only with Packer's own description, and so no other attribute: EC2 takes one of them by a call."""
+    return {"StringLike": {"ec2:Attribute/Description": f"{scope.project}: models on ami-*"}}
 
 
 def _keys(scope: Scope) -> Iterator[Statement]:
-    """Yield the use of KMS keys by EC2; AWS's own key for EBS needs no permission."""
-    ami = scope.manifest.ami
-    wanted = [(scope.environment.region, ami.kms_key), *((one.region, one.kms_key) for one in ami.copies)]
+    """Yield the use of the keys of the AMI and of its copies."""
+    ami, here = scope.manifest.ami, scope.environment
+    wanted = [(here.region, ami.kms_key), *((one.region, one.kms_key) for one in ami.copies)]
     for number, (region, key) in enumerate((where, name) for where, name in wanted if name):
-        yield from _key(scope, region, key or "", str(number or ""))
-
-
-def _key(scope: Scope, region: str, key: str, suffix: str) -> Iterator[Statement]:
-    via = {"kms:ViaService": f"ec2.{region}.amazonaws.com"}
-    alias = key if key.startswith("alias/") else key.partition(":alias/")[2] and f"alias/{key.partition(':alias/')[2]}"
-    if alias:
-        resource = scope.arn("kms", "key/*", region=region)
-    else:
-        resource = key if key.startswith("arn:") else scope.arn("kms", f"key/{key}", region=region)
-    why = f"a key is known to policies by its id; {alias} narrows it" if alias else ""
-    named: Conditions = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}} if alias else {}
-    yield Statement(
-        sid=f"UseKey{suffix}",
-        actions=[
-            *("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext"),
-            *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
-        ],
-        resources=[resource],
-        conditions={"StringEquals": via, **named},
-        why=why,
-    )
-    yield Statement(
-        sid=f"GrantKey{suffix}",
-        actions=["kms:CreateGrant"],
-        resources=[resource],
-        conditions={"StringEquals": via, "Bool": {"kms:GrantIsForAWSResource": "true"}, **named},
-        why=why,
-    )
+        yield from common.ebs_key(scope, key=key or "", account=here.account, region=region, suffix=str(number or ""))

@@ -1,11 +1,11 @@
-"""Permissions that several roles share: looking at EC2, the state, models, images, and sharing an AMI."""
+"""Permissions that several roles share: looking at EC2, the state, models, images, copies, keys, and sharing an AMI."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
 from splitbake.iam.needs_others import PUBLIC_PARAMETERS
-from splitbake.iam.policies import HAS, Conditions, Scope, Statement
+from splitbake.iam.policies import GETS, Conditions, Scope, Statement, literal
 
 #: Why describing is allowed on everything.
 DESCRIBING = "describing knows no resources in EC2; the regions are fixed"
@@ -28,35 +28,54 @@ def describing(scope: Scope, *operations: str) -> Statement:
     )
 
 
-def state(scope: Scope) -> Iterator[Statement]:
-    """Yield the permission to use the state; nothing of it is ever deleted. A folder needs none."""
+def state(scope: Scope, *written: str) -> Iterator[Statement]:
+    """Yield the permission to read the state, and to write below it what matches ``written``. A folder needs none.
+
+    Nothing of it is ever deleted. Which role writes what follows from ``splitbake.catalog``, ``splitbake.lease`` and
+    ``splitbake.release.record``; a test asks them.
+    """
     where = scope.manifest.state
     if not where.startswith("s3://"):
         return
-    bucket, _, prefix = where.removeprefix("s3://").strip("/").partition("/")
-    below = f"{prefix}/*" if prefix else "*"
+    bucket, _, prefix = literal(where.removeprefix("s3://").strip("/")).partition("/")
+    below = f"{prefix}/" if prefix else ""
+    why = "records are named by time, artifact and fingerprint"
+    yield Statement(sid="State", actions=["s3:GetObject"], resources=[scope.s3(f"{bucket}/{below}*")], why=why)
     yield Statement(
-        sid="State",
-        actions=["s3:GetObject", "s3:PutObject"],
-        resources=[scope.s3(f"{bucket}/{below}")],
-        why="records are named by time, artifact and fingerprint",
+        sid="OwnState",
+        actions=["s3:PutObject"],
+        resources=[scope.s3(f"{bucket}/{below}{one}") for one in written],
+        why=why,
     )
     yield Statement(
         sid="ListState",
         actions=["s3:ListBucket"],
         resources=[scope.s3(bucket)],
-        conditions={"StringLike": {"s3:prefix": below}},
+        conditions={"StringLike": {"s3:prefix": f"{below}*"}},
+    )
+
+
+def bucket_keys(scope: Scope) -> Iterator[Statement]:
+    """Yield the use of the KMS keys of the buckets, which the manifest does not name, by S3 in the caller's name."""
+    if not scope.kms_keys:
+        return
+    writing = ["kms:GenerateDataKey"] if scope.manifest.state.startswith("s3://") else []
+    yield Statement(
+        sid="BucketKeys",
+        actions=["kms:Decrypt", *writing],
+        resources=list(scope.kms_keys),
+        conditions=scope.via("s3", *sorted({arn.split(":")[3] for arn in scope.kms_keys})),
     )
 
 
 def models(scope: Scope) -> Iterator[Statement]:
     """Yield the permission to read the models that lie in S3."""
     uris = [one.source.removeprefix("s3://") for one in scope.manifest.models.files if one.scheme == "s3"]
-    yield from reading(scope, "Models", [f"{uri}*" if uri.endswith("/") else uri for uri in uris])
+    yield from reading(scope, "Models", [f"{literal(uri)}{'*' if uri.endswith('/') else ''}" for uri in uris])
 
 
 def reading(scope: Scope, sid: str, objects: Sequence[str]) -> Iterator[Statement]:
-    """Yield the permission to read objects, ``bucket/key`` each, a trailing ``*`` for all below a prefix."""
+    """Yield the permission to read objects: ``bucket/key`` each as ``literal`` writes it, ``*`` for all of a prefix."""
     if not objects:
         return
     wide = any(one.endswith("*") for one in objects)
@@ -109,11 +128,82 @@ def in_registry(reference: str) -> list[str]:
 def parameter(scope: Scope, name: str) -> str:
     """Return the ARN of an SSM parameter; those of AWS itself have no account."""
     account = "" if name.startswith(PUBLIC_PARAMETERS) else None
-    return scope.arn("ssm", f"parameter/{name.removeprefix('/')}", account=account)
+    return scope.arn("ssm", f"parameter/{literal(name.removeprefix('/'))}", account=account)
+
+
+def copying(scope: Scope, regions: Sequence[str], *, inherits: bool = False) -> Iterator[Statement]:
+    """Yield what it takes to copy AMIs into ``regions``; the copies get the project's tag by the call itself.
+
+    ``inherits``: the AMI gets it from its source, so that the call gives it to the snapshots only.
+    """
+    for kind in ("image", "snapshot"):
+        bare = inherits and kind == "image"
+        yield Statement(
+            sid=f"Copy{kind.capitalize()}",
+            actions=["ec2:CopyImage"],
+            resources=[scope.arn("ec2", f"{kind}/*", account="", region=one) for one in regions],
+            conditions={} if bare else scope.marked,
+            why="the copy has no id yet; within the account it gets the tags of its source" if bare else UNNAMED,
+        )
+
+
+def tagging(scope: Scope, regions: Sequence[str], *makers: str) -> Statement:
+    """Return the permission to tag AMIs and snapshots by the very calls that make them, ``makers``."""
+    return Statement(
+        sid="TagWhileImaging",
+        actions=["ec2:CreateTags"],
+        resources=[
+            scope.arn("ec2", f"{kind}/*", account="", region=one) for kind in ("image", "snapshot") for one in regions
+        ],
+        conditions={"StringEquals": {GETS: scope.project, "ec2:CreateAction": list(makers)}},
+        why=UNNAMED,
+    )
+
+
+def ebs_key(scope: Scope, *, key: str, account: str, region: str, suffix: str = "") -> Iterator[Statement]:
+    """Yield the use of a KMS key by EC2, for volumes and snapshots; AWS's own key for EBS needs no permission.
+
+    Args:
+        scope: of the project.
+        key: an id, ``alias/name`` or an ARN.
+        account: that it is of, unless it is an ARN, which says so itself.
+        region: likewise.
+        suffix: makes the names of the statements unique.
+    """
+    if key.startswith("arn:"):
+        region, account, key = key.split(":", 5)[3:]
+        key = key.removeprefix("key/")
+    alias = key if key.startswith("alias/") else ""
+    resource = scope.arn("kms", f"key/{'*' if alias else key}", account=account, region=region)
+    why = f"a key is known to policies by its id; {alias} narrows it" if alias else ""
+    named: Conditions = {"ForAnyValue:StringEquals": {"kms:ResourceAliases": alias}} if alias else {}
+    # A copy between regions uses the key of one for EC2 of the other; AWS does not say which of them asks.
+    via = scope.via("ec2", *dict.fromkeys([region, scope.environment.region]))
+    yield Statement(
+        sid=f"UseKey{suffix}",
+        actions=[
+            *("kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext"),
+            *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
+        ],
+        resources=[resource],
+        conditions={**via, **named},
+        why=why,
+    )
+    yield Statement(
+        sid=f"GrantKey{suffix}",
+        actions=["kms:CreateGrant"],
+        resources=[resource],
+        conditions={**via, "Bool": {"kms:GrantIsForAWSResource": "true"}, **named},
+        why=why,
+    )
 
 
 def sharing(scope: Scope, accounts: Sequence[str]) -> Iterator[Statement]:
-    """Yield the permission to share an AMI of the project with ``accounts``, and with nobody else."""
+    """Yield the permission to share an AMI of the project; its snapshots with ``accounts`` only.
+
+    EC2 knows no condition for whom an AMI is shared with. What keeps it from everybody is the account's own block
+    public access for AMIs.
+    """
     if not accounts:
         return
     yield Statement(
@@ -121,7 +211,7 @@ def sharing(scope: Scope, accounts: Sequence[str]) -> Iterator[Statement]:
         actions=["ec2:ModifyImageAttribute"],
         resources=scope.everywhere("image"),
         conditions=scope.owned,
-        why=TAGGED,
+        why=f"{TAGGED}; no condition says with whom: block public access for AMIs keeps out everybody",
     )
     yield Statement(
         sid="ShareSnapshots",
@@ -134,8 +224,3 @@ def sharing(scope: Scope, accounts: Sequence[str]) -> Iterator[Statement]:
         },
         why=TAGGED,
     )
-
-
-def untagged(scope: Scope) -> Conditions:
-    """On AMIs and snapshots of this account that are the project's, or nobody's yet."""
-    return {"StringEqualsIfExists": {HAS: scope.project}, "StringEquals": {"ec2:Owner": scope.environment.account}}

@@ -15,8 +15,8 @@ AUDIENCE: Final = "sts.amazonaws.com"
 #: Repositories made from June 2026 on have the numbers of owner and repository in their claims, so that a name that is
 #: given away takes no trust along (GitHub changelog of 2026-04-23; the "@" from github/docs#45221).
 _REPOSITORY = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,38}(?P<id>@[0-9]+)?/[A-Za-z0-9._-]{1,100}(?(id)@[0-9]+)")
-_REF = re.compile(r"refs/(?:heads|tags)/[^\s*?:\[\\^~]+")
-_ENVIRONMENT = re.compile(r"[^\s*?:][^*?:]{0,254}")
+_REF = re.compile(r"refs/(?:heads|tags)/[^\s*?$:\[\\^~]+")
+_ENVIRONMENT = re.compile(r"[^\s*?$:][^*?$:]{0,254}")
 
 
 def subject(repository: str, *, ref: str = "", environment: str = "") -> str:

@@ -6,7 +6,8 @@ row raises: who judges it must know that nothing is known.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
@@ -127,7 +128,8 @@ def needs(call: Call, facts: Facts) -> list[Request]:
         raise UnjudgedError(
             f"what {call.name} needs is not known here", hint="add a row for it to the tables of splitbake.iam"
         )
-    return list(row(Asked(call, facts)))
+    asked = Asked(call, facts)
+    return [*row(asked), *_passing(asked)]
 
 
 def table() -> Mapping[str, Row]:
@@ -135,6 +137,42 @@ def table() -> Mapping[str, Row]:
     from splitbake.iam import needs_ec2, needs_iam, needs_others
 
     return {**needs_ec2.ROWS, **needs_iam.ROWS, **needs_others.ROWS}
+
+
+#: Parameters of calls by which a role is handed over -> the service that gets it.
+_PASSED: Final = {
+    "executionRoleArn": "ecs-tasks.amazonaws.com",
+    "jobRoleArn": "ecs-tasks.amazonaws.com",
+    "taskRoleArn": "ecs-tasks.amazonaws.com",
+    "serviceRole": "batch.amazonaws.com",
+    "spotIamFleetRole": "spotfleet.amazonaws.com",
+}
+_ROLE: Final = re.compile("(?i:.*role(arn)?)")
+
+
+def _passing(asked: Asked) -> Iterator[Request]:
+    """Yield what it takes to hand over every role of a call, wherever it stands in the parameters."""
+    for name, value in _roles(asked.call.parameters):
+        if name == "instanceRole":  # an instance profile, whatever it is called
+            yield asked.pass_role(asked.facts.role_of_profile(value), "ec2.amazonaws.com")
+        elif name in _PASSED:
+            yield asked.pass_role(value, _PASSED[name])
+        else:
+            raise UnjudgedError(f"{asked.call.name} has {name}: which service gets that role is not known here")
+
+
+def _roles(value: Any) -> Iterator[tuple[str, str]]:
+    match value:
+        case Mapping():
+            for name, one in value.items():
+                if isinstance(one, str) and one and _ROLE.fullmatch(name):
+                    yield name, one
+                yield from _roles(one)
+        case list() | tuple():
+            for one in value:
+                yield from _roles(one)
+        case _:
+            pass
 
 
 def without_resource(action: str) -> Row:

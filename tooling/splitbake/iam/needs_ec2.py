@@ -30,6 +30,7 @@ _EXISTING: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "DeleteSecurityGroup": (("security-group", "GroupId"),),
     "DeleteSnapshot": (("snapshot", "SnapshotId"),),
     "DeleteVolume": (("volume", "VolumeId"),),
+    "DeregisterImage": (("image", "ImageId"),),
     "DescribeImageAttribute": (("image", "ImageId"),),
     "DescribeSnapshotAttribute": (("snapshot", "SnapshotId"),),
     "DetachVolume": (("volume", "VolumeId"),),
@@ -37,8 +38,6 @@ _EXISTING: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "EnableImage": (("image", "ImageId"),),
     "DisableImageDeprecation": (("image", "ImageId"),),
     "EnableImageDeprecation": (("image", "ImageId"),),
-    "ModifyImageAttribute": (("image", "ImageId"),),
-    "ModifyInstanceMetadataOptions": (("instance", "InstanceId"),),
     "StopInstances": (("instance", "InstanceIds"),),
     "TerminateInstances": (("instance", "InstanceIds"),),
 }
@@ -46,6 +45,7 @@ _EXISTING: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
 #: Operations that make resources -> their kinds.
 _MADE: Final[Mapping[str, tuple[str, ...]]] = {
     "CopyImage": ("image", "snapshot"),
+    "CreateLaunchTemplate": ("launch-template",),
     "CreateKeyPair": ("key-pair",),
     "ImportKeyPair": ("key-pair",),
 }
@@ -80,7 +80,9 @@ def made(asked: Asked, action: str, kind: str, name: str = "*", keys: Keys = NO_
     resource = arn(asked, kind, name)
     yield asked.tagged(f"ec2:{action}", resource, gets=gets, keys=keys)
     if gets:
-        yield asked.tagged("ec2:CreateTags", resource, has={}, gets=gets, keys={"ec2:CreateAction": [action]})
+        owner: Keys = {"ec2:Owner": []} if kind in _NO_ACCOUNT else {}  # AWS does not say that there is one so early
+        keys = {"ec2:CreateAction": [action], **owner}
+        yield asked.tagged("ec2:CreateTags", resource, has={}, gets=gets, keys=keys)
 
 
 def _specified(asked: Asked, kind: str) -> dict[str, str]:
@@ -119,6 +121,19 @@ def _create_image(asked: Asked) -> Iterator[Request]:
     yield existing(asked, "CreateImage", "instance", asked.one("InstanceId"))
     yield from made(asked, "CreateImage", "image")
     yield from made(asked, "CreateImage", "snapshot")
+
+
+def _modifying(action: str, kind: str, path: str, attributes: Sequence[str]) -> Row:
+    """Return the row of an action that sets attributes, which are condition keys where they are a single value."""
+
+    def row(asked: Asked) -> Iterator[Request]:
+        one = existing(asked, action, kind, asked.one(path))
+        values = {name: asked.one(f"{name}.Value", name) for name in attributes}
+        given = {name: text for name, text in values.items() if text}
+        named = {"ec2:attribute": tuple(asked.get("Attribute"))} if kind == "image" else {}
+        yield replace(one, context={**one.context, **named}, tags={**one.tags, "ec2:attribute/": given})
+
+    return row
 
 
 def _share_snapshot(asked: Asked) -> Iterator[Request]:
@@ -203,6 +218,14 @@ ROWS: Final[Mapping[str, Row]] = {
     "ec2:CreateSnapshot": _create_snapshot,
     "ec2:CreateTags": _create_tags,
     "ec2:CreateVolume": _create_volume,
+    "ec2:DeleteLaunchTemplate": _changing_template("DeleteLaunchTemplate"),
+    "ec2:ModifyImageAttribute": _modifying("ModifyImageAttribute", "image", "ImageId", ("Description", "ImdsSupport")),
+    "ec2:ModifyInstanceMetadataOptions": _modifying(
+        "ModifyInstanceMetadataOptions",
+        "instance",
+        "InstanceId",
+        ("HttpEndpoint", "HttpProtocolIpv6", "HttpPutResponseHopLimit", "HttpTokens", "InstanceMetadataTags"),
+    ),
     "ec2:ModifySnapshotAttribute": _share_snapshot,
     "ec2:ModifyLaunchTemplate": _changing_template("ModifyLaunchTemplate"),
     "ec2:RunInstances": _run_instances,

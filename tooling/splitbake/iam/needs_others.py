@@ -92,15 +92,6 @@ def _register_job_definition(asked: Asked) -> Iterator[Request]:
     yield asked.tagged("batch:RegisterJobDefinition", resource, gets={key: str(tags[key]) for key in tags})
     if tags:
         yield asked.tagged("batch:TagResource", f"{resource}:*", gets={key: str(tags[key]) for key in tags})
-    for path in ("containerProperties.jobRoleArn", "containerProperties.executionRoleArn"):
-        for role in asked.get(path):
-            yield asked.pass_role(role, "ecs-tasks.amazonaws.com")
-
-
-def _update_compute_environment(asked: Asked) -> Iterator[Request]:
-    yield from _named("batch", "UpdateComputeEnvironment", "compute-environment", "computeEnvironment")(asked)
-    for role in asked.get("serviceRole"):
-        yield asked.pass_role(role, "batch.amazonaws.com")
 
 
 def _submit_job(asked: Asked) -> Iterator[Request]:
@@ -151,7 +142,9 @@ ROWS: Final[Mapping[str, Row]] = {
     "batch:RegisterJobDefinition": _register_job_definition,
     "batch:SubmitJob": _submit_job,
     "batch:TerminateJob": _named("batch", "TerminateJob", "job", "jobId"),
-    "batch:UpdateComputeEnvironment": _update_compute_environment,
+    "batch:UpdateComputeEnvironment": _named(
+        "batch", "UpdateComputeEnvironment", "compute-environment", "computeEnvironment"
+    ),
     "ecs:ListContainerInstances": _named("ecs", "ListContainerInstances", "cluster", "cluster"),
     "ecs:DescribeContainerInstances": _container_instances,
     "logs:GetLogEvents": _log_events,

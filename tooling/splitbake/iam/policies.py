@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from splitbake.errors import UsageError
 from splitbake.iam.needs import partition
 from splitbake.manifest import Environment, Manifest
+
+if TYPE_CHECKING:
+    from splitbake.generate import Compat
 
 #: Characters of a managed policy, white space not counted (IAM user guide, "IAM and AWS STS quotas").
 LIMIT: Final = 6144
@@ -21,6 +25,26 @@ GETS: Final = f"aws:RequestTag/{PROJECT_TAG}"
 
 #: Operator -> condition key -> values.
 Conditions = Mapping[str, Mapping[str, str | Sequence[str]]]
+
+#: What policies read as syntax, and a policy's own way to write it as plain text: ``${*}``.
+_SYNTAX: Final = re.compile(r"[*?$]")
+_ESCAPED: Final = re.compile(r"\$\{[*?$]\}")
+
+
+def literal(text: str) -> str:
+    """Return ``text``, of a manifest or an option, as a policy takes it for what it says."""
+    return _SYNTAX.sub(r"${\g<0>}", text)
+
+
+def named(text: str, key: str) -> str:
+    """Return ``text``, the name of a thing, which is an ARN's own part.
+
+    Raises:
+        UsageError: it holds syntax of policies, which no name can have; ``key`` says where it comes from.
+    """
+    if _SYNTAX.search(text):
+        raise UsageError(f"{key}: {text!r} cannot stand in a policy", hint="*, ? and $ are in no name that AWS gives")
+    return text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +68,7 @@ class Statement:
     @property
     def is_wide(self) -> bool:
         """Whether a wildcard stands in its actions or resources."""
-        return any("*" in text for text in (*self.actions, *self.resources))
+        return any(set("*?") & set(_ESCAPED.sub("", text)) for text in (*self.actions, *self.resources))
 
     def document(self) -> dict[str, Any]:
         """Return it as IAM takes it."""
@@ -89,8 +113,22 @@ class Policy:
 
 
 def size(document: Mapping[str, Any]) -> int:
-    """Return the characters of a policy document without white space between its parts."""
-    return len(json.dumps(document, separators=(",", ":"), ensure_ascii=False))
+    """Return the characters of a policy document without white space between its parts.
+
+    IAM takes none beyond U+00FF, so they count as the escapes by which JSON writes them.
+    """
+    return len(json.dumps(document, separators=(",", ":"), ensure_ascii=True))
+
+
+_ROLE_ARN: Final = r"arn:aws[a-z-]*:iam::\d{12}:role/[A-Za-z0-9_+=,.@/-]+"
+_KEY_ARN: Final = r"arn:aws[a-z-]*:kms:[a-z0-9-]+:\d{12}:key/[A-Za-z0-9-]+"
+#: Attribute of Scope -> the option that it comes from, the form of each of its values, and how such a value looks.
+_OPTIONS: Final = {
+    "profile_role": ("--profile-role", r"[A-Za-z0-9_+=,.@-]+", "my-builders"),
+    "job_roles": ("--job-role", _ROLE_ARN, "arn:aws:iam::123456789012:role/job"),
+    "launch_templates": ("--launch-template", "lt-[0-9a-f]{8,17}", "lt-0a1b2c3d4e5f60718"),
+    "kms_keys": ("--kms-key", _KEY_ARN, "arn:aws:kms:eu-west-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"),
+}
 
 
 @dataclass(frozen=True)
@@ -102,12 +140,31 @@ class Scope:
         name: of the environment.
         profile_role: name of the role in ``ami.builder.profile``.
         job_roles: ARNs of the roles that job definitions hand to their jobs.
+        launch_templates: ids of those that the releaser may change; none: all that carry the project's tag.
+        kms_keys: ARNs of the keys by which the buckets of models and state are encrypted.
+        packer: which Packer bakes. 1.6 tags what it makes when it is there; a current one with the call that makes it.
+
+    Raises:
+        UsageError: an option does not name one thing.
     """
 
     manifest: Manifest
     name: str
     profile_role: str = ""
     job_roles: Sequence[str] = ()
+    launch_templates: Sequence[str] = ()
+    kms_keys: Sequence[str] = ()
+    packer: Compat = "1.6"
+
+    def __post_init__(self) -> None:
+        """Check the options."""
+        for name, (option, form, example) in _OPTIONS.items():
+            given = getattr(self, name)
+            for text in [given] if isinstance(given, str) and given else given:
+                if not re.fullmatch(form, text, re.ASCII):
+                    raise UsageError(
+                        f"{option} {text!r} has not the form that it must have", hint=f"for example {example}"
+                    )
 
     @property
     def environment(self) -> Environment:
@@ -118,6 +175,11 @@ class Scope:
     def project(self) -> str:
         """Name of the project."""
         return self.manifest.project
+
+    @property
+    def place(self) -> str:
+        """Account and region, as keys of the state begin."""
+        return f"{self.environment.account}/{self.environment.region}"
 
     @property
     def regions(self) -> list[str]:
@@ -155,6 +217,11 @@ class Scope:
     def marked(self) -> Conditions:
         """On what gets the project's tag by this very call."""
         return {"StringEquals": {GETS: self.project}}
+
+    def via(self, service: str, *regions: str) -> Conditions:
+        """For a KMS key that ``service`` uses in the name of the caller."""
+        end = ".cn" if partition(self.environment.region) == "aws-cn" else ""
+        return {"StringEquals": {"kms:ViaService": [f"{service}.{one}.amazonaws.com{end}" for one in regions]}}
 
 
 #: Role -> what it may do, in the order in which they are printed.

@@ -44,11 +44,6 @@ NOT_BY_LOOP: Final = (
         ("ec2:DeleteSnapshot", "ec2:DeregisterImage"),
     ),
     Group(
-        "only where an object of S3 is missing: it says so only to who may list the key",
-        ("verifier",),
-        ("s3:ListBucket",),
-    ),
-    Group(
         "only while hosts of the compute environment run",
         ("releaser",),
         ("ec2:DescribeInstances", "ecs:DescribeContainerInstances"),
@@ -66,23 +61,31 @@ NOT_BY_LOOP: Final = (
         ),
     ),
     Group(
-        "only with `ami.share`, or where an environment promotes",
+        "only with `ami.share`, or where an environment promotes from this one",
         ("verifier", "releaser"),
         ("ec2:ModifyImageAttribute", "ec2:ModifySnapshotAttribute"),
     ),
     Group("only with `ami.deprecate`", ("builder",), ("ec2:EnableImageDeprecation",)),
     Group(
-        "only with `ami.builder.spot`; the local cloud has no fleets",
+        "only with `ami.builder.spot`, never exercised: the local cloud has no fleets",
         ("builder",),
-        ("ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),
+        (
+            *("ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),
+            "ec2:DescribeLaunchTemplates",
+        ),
     ),
     Group(
         "only with `ami.kms_key` or that of a copy; the local cloud has no keys",
-        ("builder",),
+        ("builder", "verifier", "releaser"),
         (
             *("kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:GenerateDataKeyWithoutPlaintext"),
             *("kms:ReEncryptFrom", "kms:ReEncryptTo"),
         ),
+    ),
+    Group(
+        "only with keys of buckets (`--kms-key`)",
+        ("builder", "verifier", "releaser"),
+        ("kms:Decrypt", "kms:GenerateDataKey"),
     ),
     Group(
         "only with `connect: session-manager`; the instances of the local cloud run no agent of Session Manager",

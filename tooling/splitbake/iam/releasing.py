@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from splitbake.iam import common, verifying
-from splitbake.iam.policies import GETS, Scope, Statement
-from splitbake.manifest import Smoke
+from splitbake.iam import common
+from splitbake.iam.policies import GETS, HAS, Scope, Statement, literal, named
+from splitbake.manifest import Environment, Smoke
+from splitbake.release import sharing
 
 
 def releaser(scope: Scope) -> Iterator[Statement]:
     """Yield what release and smoke need."""
     targets = scope.environment.release
     kinds = {target.kind for target in targets}
-    promoting = ["DescribeSnapshots"] if scope.environment.promote else []
-    yield common.describing(scope, "DescribeImages", *promoting, *_described(kinds))
-    yield from common.state(scope)
+    way = _way(scope)
+    copying = ["DescribeSnapshots"] if way == "copy" else []
+    yield common.describing(scope, "DescribeImages", *copying, *_described(kinds))
+    moved = () if way == "same" else (f"artifacts/{scope.place}/*", f"reports/{scope.place}/*")
+    yield from common.state(scope, f"records/{scope.name}/*", f"leases/release/{scope.name}.json", *moved)
+    yield from common.bucket_keys(scope)
     yield from _registry(scope)
     if reads := sorted({one for kind in kinds for one in _BATCH_READING.get(kind, ())} | _smoke_reads(scope)):
         yield Statement(
@@ -27,17 +31,28 @@ def releaser(scope: Scope) -> Iterator[Statement]:
             why="describing and listing know no resources in Batch",
         )
     for kind in sorted(kinds):
-        names = [getattr(target, kind) for target in targets if target.kind == kind]
+        names = [named(getattr(target, kind), kind) for target in targets if target.kind == kind and kind in _BY_NAME]
         yield from TARGETS[kind](scope, names)
     yield from _promotion(scope)
     if scope.environment.smoke:
         yield from _smoke(scope, scope.environment.smoke)
 
 
+def _origin(scope: Scope) -> Environment | None:
+    promote = scope.environment.promote
+    return scope.manifest.environments[promote.origin] if promote else None
+
+
+def _way(scope: Scope) -> sharing.Way:
+    """Return how the AMI gets here; ``same`` where nothing has to move."""
+    origin = _origin(scope)
+    return sharing.way(origin, scope.environment) if origin else "same"
+
+
 def _registry(scope: Scope) -> Iterator[Statement]:
-    """Yield what it takes to see the image; only a promotion moves one."""
+    """Yield what it takes to see the image; only a promotion to elsewhere moves one."""
     repository = scope.manifest.image.repository
-    if scope.environment.promote:
+    if _way(scope) != "same":
         yield from common.registry(scope, [repository], push=True)
         return
     yield Statement(
@@ -53,11 +68,14 @@ def _terraform(_scope: Scope, _names: list[str]) -> Iterator[Statement]:
 
 
 def _launch_templates(scope: Scope, _names: list[str]) -> Iterator[Statement]:
+    """Policies know launch templates by id, the manifest by name."""
+    ids = scope.launch_templates
     yield Statement(
         sid="LaunchTemplates",
         actions=["ec2:CreateLaunchTemplateVersion", "ec2:ModifyLaunchTemplate"],
-        resources=[scope.ec2("launch-template")],
-        why="policies know launch templates by id, the manifest by name; put the ids in its place, or a tag condition",
+        resources=[scope.ec2("launch-template", one) for one in ids or ["*"]],
+        conditions={} if ids else scope.owned,
+        why="" if ids else "without --launch-template: those that you have given the project's tag",
     )
 
 
@@ -101,6 +119,8 @@ TARGETS: Final[Mapping[str, Callable[[Scope, list[Any]], Iterator[Statement]]]] 
     "batch_compute_environment": _compute_environments,
     "batch_job_definition": _job_definitions,
 }
+#: Kinds whose targets stand in ARNs by the name that the manifest gives.
+_BY_NAME: Final = {"batch_compute_environment", "batch_job_definition"}
 #: Kind of a target -> operations of EC2 by which it is read.
 _EC2_READING: Final[Mapping[str, tuple[str, ...]]] = {
     "launch_template": ("DescribeLaunchTemplateVersions",),
@@ -117,11 +137,10 @@ def _described(kinds: set[str]) -> list[str]:
 
 
 def _promotion(scope: Scope) -> Iterator[Statement]:
-    """Yield what it takes to bring the pair of another environment here."""
-    environment = scope.environment
-    if environment.promote is None:
+    """Yield what it takes to bring the pair of another environment here; nothing where it is here already."""
+    origin, way = _origin(scope), _way(scope)
+    if origin is None or way == "same":
         return
-    origin = scope.manifest.environments[environment.promote.origin]
     yield Statement(
         sid="ReadOrigin",
         actions=common.ECR_PULL,
@@ -134,7 +153,7 @@ def _promotion(scope: Scope) -> Iterator[Statement]:
             )
         ],
     )
-    if origin.region != environment.region:
+    if origin.region != scope.environment.region:
         yield Statement(
             sid="SeeOrigin",
             actions=["ec2:DescribeImages", "ec2:DescribeSnapshots"],
@@ -142,16 +161,25 @@ def _promotion(scope: Scope) -> Iterator[Statement]:
             conditions={"StringEquals": {"aws:RequestedRegion": origin.region}},
             why=common.DESCRIBING,
         )
+    if way == "copy":
+        yield from _copy(scope)
+
+
+def _copy(scope: Scope) -> Iterator[Statement]:
+    """Yield what it takes to copy the AMI, to tag the copy anew, to share it further, and to remove one that failed."""
+    here, environments = scope.environment, scope.manifest.environments
+    promote = here.promote
+    if promote is None:
+        return
+    yield from common.copying(scope, [here.region], inherits=environments[promote.origin].account == here.account)
+    yield common.tagging(scope, [here.region], "CopyImage")
     made = [scope.ec2("image"), scope.ec2("snapshot")]
-    unborn = "the copy and its snapshots have no id yet, and are tagged when they exist"
-    yield Statement(sid="CopyAmi", actions=["ec2:CopyImage"], resources=made, why=unborn)
-    free = common.untagged(scope)
     yield Statement(
         sid="TagCopy",
         actions=["ec2:CreateTags"],
         resources=made,
-        conditions={**free, "StringEquals": {**free["StringEquals"], GETS: scope.project}},
-        why=unborn,
+        conditions={"StringEquals": {HAS: scope.project, GETS: scope.project}},
+        why=common.TAGGED,
     )
     yield Statement(
         sid="RemoveFailedCopy",
@@ -160,7 +188,10 @@ def _promotion(scope: Scope) -> Iterator[Statement]:
         conditions=scope.owned,
         why=common.TAGGED,
     )
-    yield from common.sharing(scope, verifying.receivers(scope))
+    yield from common.sharing(scope, sharing.receivers(environments, scope.name))
+    key, source = scope.manifest.ami.kms_key, environments[sharing.owner(environments, promote.origin)]
+    if key and source.promote is None:  # a copy has its account's default key
+        yield from common.ebs_key(scope, key=key, account=source.account, region=source.region)
 
 
 def _smoke_reads(scope: Scope) -> set[str]:
@@ -170,12 +201,13 @@ def _smoke_reads(scope: Scope) -> set[str]:
 
 
 def _smoke(scope: Scope, smoke: Smoke) -> Iterator[Statement]:
+    queue, definition = named(smoke.queue, "smoke.queue"), named(smoke.job_definition, "smoke.job_definition")
     yield Statement(
         sid="SubmitJob",
         actions=["batch:SubmitJob"],
         resources=[
-            scope.arn("batch", f"job-queue/{smoke.queue}"),
-            scope.arn("batch", f"job-definition/{smoke.job_definition}:*"),
+            scope.arn("batch", f"job-queue/{queue}"),
+            scope.arn("batch", f"job-definition/{definition}:*"),
             scope.arn("batch", "job/*"),
         ],
         why="revisions and jobs are numbered by Batch",
@@ -189,7 +221,8 @@ def _smoke(scope: Scope, smoke: Smoke) -> Iterator[Statement]:
     yield Statement(
         sid="ReadJobLog",
         actions=["logs:GetLogEvents"],
-        resources=[scope.arn("logs", f"log-group:/aws/batch/job:log-stream:{smoke.job_definition}/*")],
+        resources=[scope.arn("logs", f"log-group:/aws/batch/job:log-stream:{definition}/*")],
         why="each attempt of a job has a stream of its own",
     )
-    yield from common.reading(scope, "SmokeInput", sorted(uri.removeprefix("s3://") for uri in smoke.presign.values()))
+    inputs = sorted(literal(uri.removeprefix("s3://")) for uri in smoke.presign.values())
+    yield from common.reading(scope, "SmokeInput", inputs)

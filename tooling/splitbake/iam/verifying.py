@@ -18,7 +18,9 @@ def verifier(scope: Scope) -> Iterator[Statement]:
         *("DescribeSecurityGroups", "DescribeSubnets", "DescribeVolumes", "DescribeVpcs"),
     )
     yield from common.models(scope)
-    yield from common.state(scope)
+    own = (f"reports/{scope.place}/*", f"inventories/{scope.place}/*", f"runs/{scope.place}/*/verify/*")
+    yield from common.state(scope, *own, f"leases/verify/{scope.place}/*")
+    yield from common.bucket_keys(scope)
     yield from common.registry(scope, [manifest.image.repository])
     yield from access.granted(scope)
     booted = Statement(
@@ -34,6 +36,9 @@ def verifier(scope: Scope) -> Iterator[Statement]:
         yield from access.temporary_role(scope)
         yield from access.sessions(scope, SSH_DOCUMENT)
     yield from common.sharing(scope, receivers(scope))
+    if key := manifest.ami.kms_key:
+        here = scope.environment
+        yield from common.ebs_key(scope, key=key, account=here.account, region=here.region)
 
 
 def receivers(scope: Scope) -> list[str]:

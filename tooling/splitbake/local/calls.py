@@ -177,7 +177,7 @@ def _masked(value: Any, shape: Any, name: str = "") -> Any:
             members = getattr(shape, "members", {})
             inner = getattr(shape, "value", None)
             # A name with a value beside it is a variable of a container.
-            is_variable = {"name", "value"} == value.keys()
+            is_variable = {"name", "value"} <= value.keys()
             return {
                 key: _MASK if is_variable and key == "value" else _masked(one, members.get(key, inner), str(key))
                 for key, one in value.items()

@@ -35,10 +35,13 @@ class Session(Key):
 
 
 def install() -> None:
-    """Hook AssumeRole."""
+    """Hook AssumeRole and its two kindred."""
     from moto.sts.models import STSBackend
+    from moto.sts.responses import TokenResponse
 
     around(STSBackend, "assume_role", _assume)
+    for name in ("assume_role", "assume_role_with_saml", "assume_role_with_web_identity"):
+        around(TokenResponse, name, _without_policies)
 
 
 def find(key_id: str) -> Session | None:
@@ -82,6 +85,15 @@ def assume(environment: Mapping[str, str], key: Key, role: str) -> dict[str, str
         "AWS_SECRET_ACCESS_KEY": answer["SecretAccessKey"],
         "AWS_SESSION_TOKEN": answer["SessionToken"],
     }
+
+
+def _without_policies(proceed: Hook, response: Any) -> Any:
+    """Refuse session policies: nothing here would hold the session to them."""
+    from moto.sts.exceptions import STSClientError
+
+    if response._get_param("Policy") or response._get_param("PolicyArns"):
+        raise STSClientError("UnsupportedOperation", "The local cloud knows no session policies (Policy, PolicyArns)")
+    return proceed()
 
 
 def _assume(proceed: Hook, books: Any, **options: Any) -> Any:
