@@ -54,6 +54,11 @@ install -d -m 0755 /etc/splitbake
         echo ecs-gpu
     fi
     packages | sed 's/^/package /'
+    for unit in docker.service ecs.service; do
+        if systemctl cat "$unit" >/dev/null 2>&1; then
+            echo "unit $unit $(systemctl is-enabled "$unit")"
+        fi
+    done
 } >/etc/splitbake/base
 
 rm -rf "$inputs"

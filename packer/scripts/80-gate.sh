@@ -13,4 +13,5 @@ if [ ! -x "${SPLITBAKE_PYTHON:-}" ]; then
     echo "splitbake: gate: ${SPLITBAKE_PYTHON:-SPLITBAKE_PYTHON} is no Python that can be run" >&2
     exit 1
 fi
-exec "$SPLITBAKE_PYTHON" -m splitbake.verify.gate
+# -P: the folder in which Packer was started is no place to look for modules.
+exec "$SPLITBAKE_PYTHON" -P -m splitbake.verify.gate

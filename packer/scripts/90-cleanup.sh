@@ -40,8 +40,12 @@ rules() {
     looking=$1
     # ECS agent identity: instances that share the agent's state cannot register; /var/lib/ecs/ecs.config turns the GPU on and stays
 remove /var/lib/ecs/data/*
+remove /var/lib/ecs/data/.[!.]*
+remove /var/lib/ecs/data/..?*
 remove /var/lib/ecs/gpu/nvidia-gpu-info.json
 remove /var/log/ecs/*
+remove /var/log/ecs/.[!.]*
+remove /var/log/ecs/..?*
 # SSH host keys: each instance has its own
 remove /etc/ssh/ssh_host_*
 # shell history: commands of whoever looked around on the builder, and what they reached from there
@@ -81,13 +85,27 @@ remove /home/*/.huggingface
 # first-boot state: cloud-init does its work anew on each instance
 remove /var/lib/cloud/instance
 remove /var/lib/cloud/instances/*
+remove /var/lib/cloud/instances/.[!.]*
+remove /var/lib/cloud/instances/..?*
 remove /var/lib/cloud/data/*
+remove /var/lib/cloud/data/.[!.]*
+remove /var/lib/cloud/data/..?*
 remove /var/lib/cloud/sem/*
+remove /var/lib/cloud/sem/.[!.]*
+remove /var/lib/cloud/sem/..?*
 remove /var/lib/cloud/seed/*
+remove /var/lib/cloud/seed/.[!.]*
+remove /var/lib/cloud/seed/..?*
 # host registrations: leases, addresses, secrets and random seed of the builder
 remove /var/lib/dhclient/*
+remove /var/lib/dhclient/.[!.]*
+remove /var/lib/dhclient/..?*
 remove /var/lib/dhcp/*
+remove /var/lib/dhcp/.[!.]*
+remove /var/lib/dhcp/..?*
 remove /var/lib/NetworkManager/*
+remove /var/lib/NetworkManager/.[!.]*
+remove /var/lib/NetworkManager/..?*
 remove /etc/udev/rules.d/70-persistent-net.rules
 remove /var/lib/systemd/credential.secret
 remove /var/lib/systemd/random-seed
@@ -98,19 +116,35 @@ remove /var/lib/docker/engine-id
 remove /var/lib/containerd/*/uuid
 # Systems Manager state: registration and logs of the agent; the connection that this runs in may be one of its sessions
 late remove /var/lib/amazon/ssm/*
+late remove /var/lib/amazon/ssm/.[!.]*
+late remove /var/lib/amazon/ssm/..?*
 late remove /var/log/amazon/ssm/*
+late remove /var/log/amazon/ssm/.[!.]*
+late remove /var/log/amazon/ssm/..?*
 # logs of the build: what happened on the builder
 remove /var/log/cloud-init*
 remove /var/log/audit/*
+remove /var/log/audit/.[!.]*
+remove /var/log/audit/..?*
 remove /var/log/journal/*
+remove /var/log/journal/.[!.]*
+remove /var/log/journal/..?*
 remove /var/log/sa/*
+remove /var/log/sa/.[!.]*
+remove /var/log/sa/..?*
 remove /var/log/dnf*
 remove /var/log/yum*
 remove /var/log/apt/*
+remove /var/log/apt/.[!.]*
+remove /var/log/apt/..?*
 remove /var/log/*.gz
 remove /var/lib/rsyslog/imjournal.state
 remove /var/lib/systemd/coredump/*
+remove /var/lib/systemd/coredump/.[!.]*
+remove /var/lib/systemd/coredump/..?*
 remove /var/crash/*
+remove /var/crash/.[!.]*
+remove /var/crash/..?*
 # login records: who logged in on the builder; their programs want the files to exist
 empty /var/log/wtmp
 empty /var/log/btmp
@@ -127,10 +161,18 @@ empty /var/log/dmesg
 empty /var/log/dpkg.log
 # sudo lectures: who was told once what sudo is
 remove /var/lib/sudo/*
+remove /var/lib/sudo/.[!.]*
+remove /var/lib/sudo/..?*
 remove /var/db/sudo/*
+remove /var/db/sudo/.[!.]*
+remove /var/db/sudo/..?*
 # package caches: space for nothing
 remove /var/cache/dnf/*
+remove /var/cache/dnf/.[!.]*
+remove /var/cache/dnf/..?*
 remove /var/cache/yum/*
+remove /var/cache/yum/.[!.]*
+remove /var/cache/yum/..?*
 remove /var/cache/apt/archives/*.deb
 remove /var/lib/dnf/history*
 remove /var/lib/yum/history
@@ -140,8 +182,11 @@ remove /home/*/.cache/pip
 remove /home/*/.cache/uv
 # build leftovers: uploads and scripts of this bake; /.autorelabel would make each instance boot twice
 remove /tmp/*
-remove /tmp/.*-unix/*
+remove /tmp/.[!.]*
+remove /tmp/..?*
 remove /var/tmp/*
+remove /var/tmp/.[!.]*
+remove /var/tmp/..?*
 remove /.autorelabel
 # authorized keys: the builder's login key; the connection that is open now lives on, no other can be made
 remove /root/.ssh/authorized_keys*

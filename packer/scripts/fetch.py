@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import base64
 import ctypes
+import errno
 import fcntl
 import hashlib
 import http.client
@@ -57,6 +58,7 @@ RESERVE = 256 << 20  # bytes that stay free; of a small disk, a twentieth
 HOSTS = 4  # connections that a process keeps open: to a source, and to where that redirects
 REDIRECTS = 10
 LONGEST_PAUSE = 30.0  # seconds between two attempts
+LONGEST_WAIT = 300.0  # seconds that a source may ask for instead: the windows of the Hub's rate limits are as long
 TOLD_EVERY = 5.0  # seconds
 MB, GB = 10**6, 10**9
 LIBC = ctypes.CDLL(None, use_errno=True)  # for what Python's os does not have
@@ -82,6 +84,12 @@ class AgainError(Exception):
 
 class RangesIgnoredError(Exception):
     """The server sends the whole file whatever it is asked for."""
+
+
+def disk_problem(text: str, number: int | None) -> FetchError:
+    """Say that something cannot be written; ``number`` is why, as ``errno`` has it."""
+    full = number in {errno.ENOSPC, errno.EDQUOT}
+    return FetchError("disk-full", text) if full else FetchError("disk", text)
 
 
 class File(NamedTuple):
@@ -123,6 +131,7 @@ class Web:
     def __init__(self, silence: float, attempts: int) -> None:
         self.silence, self.attempts = silence, attempts
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._led: dict[str, str] = {}  # source -> where its redirects ended
         self._proxies = urllib.request.getproxies()
         self._trust: ssl.SSLContext | None = None
 
@@ -150,9 +159,8 @@ class Web:
                     at += length
                     if at > furthest:
                         furthest, failures = at, 0
-                with at_most(self.silence):
-                    if answer.read(1):
-                        raise FetchError("checksum", f"{file.path} has more than the {file.size} bytes that are locked")
+                if self._goes_on(answer):
+                    raise FetchError("checksum", f"{file.path} has more than the {file.size} bytes that are locked")
                 return
             except ssl.SSLCertVerificationError as problem:
                 raise FetchError("unreachable", f"{file.path}: certificate: {problem.verify_message}") from None
@@ -160,10 +168,20 @@ class Web:
                 raise FetchError("unreachable", f"{file.path}: the address of its source is malformed") from None
             except (AgainError, OSError, http.client.HTTPException) as problem:
                 self._close()
+                self._led.pop(file.source, None)
                 failures += 1
                 if failures >= self.attempts:
                     raise FetchError("unreachable", f"{file.path}: {reason(problem)}, {failures} times") from None
                 time.sleep(pause_after(failures, problem))
+
+    def _goes_on(self, answer: http.client.HTTPResponse) -> bool:
+        """Return whether more comes than was wanted. A lost end is no more: what came is judged by its checksum."""
+        try:
+            with at_most(self.silence):
+                return bool(answer.read(1))
+        except (AgainError, OSError, http.client.HTTPException):
+            self._close()
+            return False
 
     def _close(self) -> None:
         for connection in self._open.values():
@@ -171,19 +189,27 @@ class Web:
         self._open.clear()
 
     def _get(self, file: File, at: int, stop: int) -> http.client.HTTPResponse:
-        """Ask, and follow redirects, but never to plain http."""
+        """Ask, and follow redirects, but never to plain http.
+
+        Where they end is asked at once the next time, until it refuses: sources count how often they are asked.
+        """
         headers = {"User-Agent": "splitbake"}
         if (at, stop) != (0, file.size):
             headers["Range"] = f"bytes={at}-{stop - 1}"
-        url = file.source
+        url = self._led.get(file.source, file.source)
         for _ in range(REDIRECTS):
             answer = self._ask(urllib.parse.urlsplit(url), headers)
-            if answer.status not in {301, 302, 303, 307, 308}:
+            if answer.status in {301, 302, 303, 307, 308}:
+                url = urllib.parse.urljoin(url, answer.headers.get("Location", ""))
+                if urllib.parse.urlsplit(url).scheme != "https":
+                    raise FetchError("unreachable", f"{file.path}: its source redirects to something that is not https")
+            elif answer.status >= http.HTTPStatus.BAD_REQUEST and self._led.pop(file.source, ""):
+                url = file.source  # what it told some time ago may have expired
+            else:
+                if url != file.source:
+                    self._led[file.source] = url
                 return answer
             answer.read(PIECE)
-            url = urllib.parse.urljoin(url, answer.headers.get("Location", ""))
-            if urllib.parse.urlsplit(url).scheme != "https":
-                raise FetchError("unreachable", f"{file.path}: its source redirects to something that is not https")
         raise FetchError("unreachable", f"{file.path}: its source redirects {REDIRECTS} times")
 
     def _ask(self, url: urllib.parse.SplitResult, headers: Mapping[str, str]) -> http.client.HTTPResponse:
@@ -238,13 +264,22 @@ def beginning(answer: http.client.HTTPResponse, file: File, at: int, *, whole: b
     elif status == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
         raise FetchError("checksum", f"{file.path} has less than the {file.size} bytes that are locked")
     elif status in {408, 425, 429} or status >= http.HTTPStatus.INTERNAL_SERVER_ERROR:
-        pause = answer.headers.get("Retry-After", "")
-        raise AgainError(f"its source answers {status}", float(pause) if pause.isdecimal() else 0)
+        raise AgainError(f"its source answers {status}", wanted_pause(answer))
     else:
         raise FetchError("forbidden", f"{file.path}: its source answers {status}")
     if size.isdecimal() and int(size) != file.size:
         raise FetchError("checksum", f"{file.path} has {size} bytes, locked are {file.size}")
     return at
+
+
+def wanted_pause(answer: http.client.HTTPResponse) -> float:
+    """Return the seconds that a source wants to be left alone."""
+    after = answer.headers.get("Retry-After", "")
+    if after.isdecimal():
+        return float(after)
+    # The Hub says how long its window still is, with every answer (draft-ietf-httpapi-ratelimit-headers).
+    limit = re.search(r";\s*t=(\d+)", answer.headers.get("RateLimit", ""))
+    return float(limit.group(1)) if limit and answer.status == http.HTTPStatus.TOO_MANY_REQUESTS else 0.0
 
 
 @contextmanager
@@ -265,7 +300,7 @@ def stalled(_number: int, _frame: Any) -> None:
 def pause_after(failures: int, problem: Exception) -> float:
     """Return the seconds until the next attempt; the first follows at once, as idle connections get closed."""
     pause = min(LONGEST_PAUSE, 0.5 * 2 ** (failures - 1)) if failures > 1 else 0.0
-    asked = min(LONGEST_PAUSE, problem.pause) if isinstance(problem, AgainError) else 0.0
+    asked = min(LONGEST_WAIT, problem.pause) if isinstance(problem, AgainError) else 0.0
     return asked + pause * random.uniform(0.5, 1)  # noqa: S311 - spreads the load, guards nothing
 
 
@@ -399,7 +434,7 @@ def start_worker(pipe: Connection, others: list[Connection], worker: tuple[Any, 
 
 @contextmanager
 def writing(file: File, flags: int) -> Iterator[int]:
-    """Open the part of a file; what goes wrong is the disk's fault."""
+    """Open the part of a file; what goes wrong is told of the disk."""
     try:
         part = os.open(str(file.part), flags, 0o600)
         try:
@@ -407,7 +442,7 @@ def writing(file: File, flags: int) -> Iterator[int]:
         finally:
             os.close(part)
     except OSError as problem:
-        raise FetchError("disk-full", f"{file.path} cannot be written: {problem.strerror}") from None
+        raise disk_problem(f"{file.path} cannot be written: {problem.strerror}", problem.errno) from None
 
 
 def write(part: int, piece: memoryview, at: int) -> None:
@@ -713,7 +748,8 @@ def place(root: Path, files: list[File]) -> None:
     folder = os.open(str(root), os.O_RDONLY)
     try:
         if LIBC.syncfs(folder):
-            raise FetchError("disk-full", f"{root} cannot be flushed: {os.strerror(ctypes.get_errno())}")
+            number = ctypes.get_errno()
+            raise disk_problem(f"{root} cannot be flushed: {os.strerror(number)}", number)
     finally:
         os.close(folder)
     for parent in {file.final.parent for file in files}:

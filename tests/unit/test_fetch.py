@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import datetime
+import errno
 import hashlib
 import http.server
+import importlib.util
 import json
 import os
 import random
@@ -51,7 +53,7 @@ class Manner:
 
     Attributes:
         cut: the connection is reset after so many bytes of the body.
-        length: how the end of the body is told: known, chunked or close.
+        length: how the end of the body is told: known, chunked, close, or lost (chunked, but nothing tells the end).
         pause: seconds before the answer.
         slow: seconds before each KiB of the body.
     """
@@ -104,10 +106,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body, status, headers = self.site.bodies[path], 200, [*manner.headers]
         if wanted and manner.ranges:
             start, _, last = wanted.removeprefix("bytes=").partition("-")
+            if int(start) > int(last):
+                self.answer(416, [("Content-Length", "0")])
+                return
             headers.append(("Content-Range", f"bytes {start}-{last}/{len(body)}"))
             body, status = body[int(start) : int(last) + 1], 206
-        known = ("Content-Length", str(len(body)))
-        end = {"known": known, "chunked": ("Transfer-Encoding", "chunked"), "close": ("Connection", "close")}
+        known, chunked = ("Content-Length", str(len(body))), ("Transfer-Encoding", "chunked")
+        end = {"known": known, "chunked": chunked, "lost": chunked, "close": ("Connection", "close")}
         self.answer(status, [*headers, end[manner.length]])
         self.send(body, manner)
 
@@ -126,10 +131,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 return
             time.sleep(manner.slow)
             piece = body[at : at + 1024]
-            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if manner.length == "chunked" else piece)
+            in_chunks = manner.length in {"chunked", "lost"}
+            self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if in_chunks else piece)
             self.site.sent += len(piece)
         if manner.length == "chunked":
             self.wfile.write(b"0\r\n\r\n")
+        self.close_connection |= manner.length == "lost"
 
     def log_message(self, *_: Any) -> None:
         return
@@ -295,6 +302,22 @@ def test_a_broken_connection_is_continued(builder: Builder, site: Site, path: st
     assert len({asked for _, asked in site.asked}) == len(site.asked)
 
 
+@pytest.mark.parametrize("path", ["big one.bin", "small/1.bin"])
+def test_all_bytes_are_enough_where_the_end_is_lost(builder: Builder, site: Site, path: str) -> None:
+    """What came is not asked for again: a range of no bytes cannot be had."""
+    site.manner = Manner(length="lost")
+    builder.ask_for(site, path)
+    builder.gets("--connections", "1")
+    assert builder.found() == {path: ALL[path]}
+    assert site.sent == len(ALL[path])
+
+
+def test_an_empty_file_is_asked_for_as_well(builder: Builder, site: Site) -> None:
+    site.manner = Manner(status=404)
+    builder.ask_for(site, "deep/er/empty.bin")
+    assert builder.fails() == "splitbake: not-found: deep/er/empty.bin: its source answers 404"
+
+
 def test_a_small_file_begins_again_where_it_cannot_be_continued(builder: Builder, site: Site) -> None:
     path = "small/149.bin"
     site.bodies[path] = noise(20_000)
@@ -334,10 +357,32 @@ def test_a_passing_trouble_passes(builder: Builder, site: Site, status: int) -> 
     assert builder.found().keys() == {"small/1.bin", "big one.bin"}
 
 
-def test_a_server_that_asks_for_a_pause_gets_it(builder: Builder, site: Site) -> None:
-    site.first["small/1.bin"] = [Manner(status=503, headers=(("Retry-After", "1"),))]
+@pytest.mark.parametrize(
+    ("status", "header"),
+    [(503, ("Retry-After", "1")), (429, ("Retry-After", "1")), (429, ("RateLimit", '"resolvers";r=0;t=1'))],
+)
+def test_a_server_that_asks_for_a_pause_gets_it(
+    builder: Builder, site: Site, status: int, header: tuple[str, str]
+) -> None:
+    """Also a longer one than the fetcher would make by itself. The Hub tells when its rate limit ends, and no more."""
+    site.first["small/1.bin"] = [Manner(status=status, headers=(header,))]
     builder.ask_for(site, "small/1.bin")
-    assert stats(builder.gets(LONGEST_PAUSE=30))["seconds"] >= 1
+    assert stats(builder.gets(LONGEST_PAUSE=0.1))["seconds"] >= 1
+
+
+@pytest.mark.parametrize(
+    "manner",
+    [
+        Manner(status=503, headers=(("Retry-After", "86400"),)),
+        Manner(status=503, headers=(("RateLimit", '"resolvers";r=2999;t=250'),)),
+        Manner(status=429, headers=(("RateLimit", '"resolvers";r=0;t=soon'), ("Retry-After", "later"))),
+    ],
+    ids=["a day", "a limit that is not reached", "nothing that is a number"],
+)
+def test_no_server_makes_it_wait_for_long_or_for_nothing(builder: Builder, site: Site, manner: Manner) -> None:
+    site.first["small/1.bin"] = [manner]
+    builder.ask_for(site, "small/1.bin")
+    assert stats(builder.gets(LONGEST_WAIT=0.5))["seconds"] < 30
 
 
 def test_trouble_that_stays_is_told(builder: Builder, site: Site) -> None:
@@ -473,6 +518,48 @@ def test_a_redirect_to_https_is_followed(
     builder.gets("--connections", "2")
     assert builder.found() == ALL
     assert (len(site.connections), len(safe_site.connections)) == (2, 2)
+
+
+@pytest.fixture
+def elsewhere(builder: Builder, site: Site, safe_site: Site, authority: tuple[Path, Any]) -> Site:
+    """Where the site redirects to for the large file, which is asked for."""
+    site.manners["big one.bin"] = Manner(status=302, headers=(("Location", safe_site.url("big one.bin")),))
+    builder.env["SSL_CERT_FILE"] = str(authority[0])
+    builder.ask_for(site, "big one.bin")
+    return safe_site
+
+
+RANGES = 10  # of the large file
+
+
+def test_a_redirect_is_asked_for_once_by_each_connection(builder: Builder, site: Site, elsewhere: Site) -> None:
+    """The hub counts how often it is asked where a file is: 3,000 times in 5 minutes are granted to everybody."""
+    elsewhere.manner = Manner(pause=0.02)
+    builder.gets("--connections", "3")
+    assert builder.found() == {"big one.bin": ALL["big one.bin"]}
+    assert len(elsewhere.asked) == RANGES
+    assert len(site.asked) == 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [Manner(status=403), Manner(status=410), Manner(status=503), Manner(cut=2048), Manner(status=429)],
+    ids=["expired", "gone", "overloaded", "broken", "too often"],
+)
+def test_a_redirect_that_leads_nowhere_any_more_is_asked_for_again(
+    builder: Builder, site: Site, elsewhere: Site, trouble: Manner
+) -> None:
+    elsewhere.first["big one.bin"] = [Manner(), Manner(), trouble]
+    builder.gets("--connections", "1")
+    assert builder.found() == {"big one.bin": ALL["big one.bin"]}
+    assert (len(site.asked), len(elsewhere.asked)) == (2, RANGES + 1)
+
+
+def test_a_new_redirect_that_leads_nowhere_is_believed(builder: Builder, site: Site, elsewhere: Site) -> None:
+    elsewhere.first["big one.bin"] = [Manner(), Manner()]
+    elsewhere.manner = Manner(status=403)
+    assert builder.fails("--connections", "1") == "splitbake: forbidden: big one.bin: its source answers 403"
+    assert (len(site.asked), len(elsewhere.asked)) == (2, 4)
 
 
 def test_a_circle_of_redirects_has_an_end(builder: Builder, safe_site: Site, authority: tuple[Path, Any]) -> None:
@@ -706,6 +793,32 @@ def test_ctrl_c_ends_it_quietly(builder: Builder, site: Site) -> None:
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=30) == ("", "")
     assert process.returncode == 130
+
+
+# The disk
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, "disk-full"), (errno.EDQUOT, "disk-full"), (errno.EIO, "disk"), (errno.EROFS, "disk")],
+)
+def test_only_a_full_disk_is_told_as_one(tmp_path: Path, number: int, kind: str) -> None:
+    spec = importlib.util.spec_from_file_location("fetch", FETCH)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    file = module.File("0" * 64, 1, "a.bin", "", tmp_path / "a.bin", tmp_path / "part")
+    with pytest.raises(module.FetchError) as error, module.writing(file, os.O_WRONLY | os.O_CREAT):
+        raise OSError(number, os.strerror(number))
+    assert (error.value.kind, error.value.text) == (kind, f"a.bin cannot be written: {os.strerror(number)}")
+
+
+def test_what_is_in_the_way_is_no_full_disk(builder: Builder, site: Site) -> None:
+    builder.ask_for(site, "small/1.bin")
+    key = hashlib.sha256(f"{hashlib.sha256(ALL['small/1.bin']).hexdigest()} 501 small/1.bin".encode()).hexdigest()
+    (builder.root / f".splitbake-fetch/{key}.part").mkdir(parents=True)
+    assert builder.fails() == "splitbake: disk: small/1.bin cannot be written: Is a directory"
 
 
 # Uploaded files

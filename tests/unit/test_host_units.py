@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
+import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +21,10 @@ from splitbake.generate import host, packer
 from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
+from splitbake.manifest.runtime import Runtime
 
 SCRIPTS = Path(host.__file__).parent / "scripts"
+MIB = 1024**2
 DIGEST = "sha256:" + "0f" * 32
 
 
@@ -128,14 +133,19 @@ def test_reading_at_boot_delays_nothing_and_can_be_left_out(lock: Lock) -> None:
     ],
 )
 def test_names_of_mount_units_follow_systemd_escape(path: str, name: str) -> None:
-    assert host.mount_unit(path) == name
+    assert host.mount_unit(path, "models.root") == name
 
 
 @pytest.mark.parametrize("path", ["/opt/x ", "/opt/x\\", "/opt/" + "ü" * 40])
-def test_what_systemd_cannot_mount_at_is_refused(path: str) -> None:
-    with pytest.raises(ManifestError, match=r"models\.root") as error:
-        host.mount_unit(path)
-    assert "placement: root" in error.value.hint
+@pytest.mark.parametrize("key", ["models.root", "runtime.root"])
+def test_what_systemd_cannot_mount_at_is_refused_by_the_name_of_its_key(lock: Lock, key: str, path: str) -> None:
+    manifest = manifest_with({"root": path} if key == "models.root" else None)
+    if key == "runtime.root":
+        runtime = Runtime(requirements="gpu.txt", python="3.11", budget="1 GiB", root=path)
+        manifest = manifest.model_copy(update={"runtime": runtime})
+    with pytest.raises(ManifestError, match=f"^{re.escape(key)} ") as error:
+        host.host_files(manifest, lock)
+    assert error.value.hint == f"choose another {key}, or models.placement: root"
 
 
 @given(st.text(st.characters(exclude_categories=["Cc", "Cs", "Zl", "Zp"]), min_size=1))
@@ -182,12 +192,51 @@ def test_preloaded_images_are_named_as_docker_takes_them() -> None:
     assert host.preload_list((), registry) == ""
 
 
-def prewarm(root: Path, tmp_path: Path, lock: Lock) -> subprocess.CompletedProcess[str]:
-    """Run the script that a host of ``root`` gets."""
+def prewarm(root: Path, tmp_path: Path, lock: Lock, tools: str = "/bin") -> subprocess.CompletedProcess[str]:
+    """Run the script that a host of ``root`` gets; programs in the folder ``tools`` come first."""
     script = tmp_path / "prewarm"
     manifest = manifest_with({"root": str(root), "placement": "root"})
     script.write_text(texts(manifest, lock)[host.PREWARM_SCRIPT], encoding="utf-8")
-    return subprocess.run(["sh", str(script)], capture_output=True, text=True, check=False)
+    env = {"PATH": f"{tools}:{os.environ['PATH']}"}
+    return subprocess.run(["sh", str(script)], env=env, capture_output=True, text=True, check=False)
+
+
+#: Instead of the programs that read: they note of which file which bytes came, in records that end with a zero byte.
+COUNTING = {
+    "cat": r"""
+for file; do
+    printf '%s\t0\t%s\0' "$file" "$(REAL "$file" | wc -c)" >>NOTES
+done""",
+    "dd": r"""
+for word; do
+    case $word in
+    if=*) file=${word#if=} ;;
+    skip=*) start=$((${word#skip=} * 1048576)) ;;
+    bs=*) [ "$word" = bs=1M ] ;;
+    esac
+done
+printf '%s\t%s\t%s\0' "$file" "$start" "$(REAL "$@" of=/dev/stdout | wc -c)" >>NOTES""",
+}
+
+
+@pytest.fixture
+def counting(tmp_path: Path) -> Callable[[], dict[str, list[tuple[int, int]]]]:
+    """Make such programs in ``tools``, and return what tells: file -> where each began to read, and how many bytes."""
+    notes = tmp_path / "notes"
+    (tmp_path / "tools").mkdir()
+    for name, body in COUNTING.items():
+        script = body.replace("REAL", str(shutil.which(name))).replace("NOTES", shlex.quote(str(notes)))
+        (tmp_path / "tools" / name).write_text(f"#!/bin/sh\nset -eu{script}\n", encoding="utf-8")
+        (tmp_path / "tools" / name).chmod(0o755)
+
+    def read() -> dict[str, list[tuple[int, int]]]:
+        found: dict[str, list[tuple[int, int]]] = {}
+        for record in notes.read_text(encoding="utf-8").split("\0")[:-1]:
+            file, start, length = record.rsplit("\t", 2)
+            found.setdefault(file, []).append((int(start), int(length)))
+        return found
+
+    return read
 
 
 def filled(root: Path, files: dict[str, int]) -> Path:
@@ -201,21 +250,28 @@ def filled(root: Path, files: dict[str, int]) -> Path:
     return root
 
 
-def test_prewarming_reads_every_byte_of_what_the_contract_lists(tmp_path: Path, lock: Lock) -> None:
-    files = {"models/a b's $(x) \\n.bin": 5, "models/large": 200 * 2**20 + 1, "empty": 0}
-    files |= {f"small/{number}": 10 for number in range(300)}
+def test_prewarming_reads_every_byte_of_what_the_contract_lists(tmp_path: Path, lock: Lock, counting: Any) -> None:
+    files = {"models/a b's $(x) \\n.bin": 5, "models/large": 200 * MIB + 1, "models/exact": 128 * MIB, "empty": 0}
+    files |= {"models/just small": 64 * MIB} | {f"small/{number}": 10 for number in range(300)}
     root = filled(tmp_path / "it's here", files)
-    (root / "not listed").touch(mode=0o000)
-    script = tmp_path / "count"
-    script.write_text("x", encoding="utf-8")
-    done = prewarm(root, tmp_path, lock)
+    (root / "not listed").touch()
+    done = prewarm(root, tmp_path, lock, str(tmp_path / "tools"))
     assert (done.stderr, done.returncode) == ("", 0)
-    assert re.fullmatch(r"read 210 MB in 303 files, \d+\.\d s: \d+ MB/s\n", done.stdout)
+    pieces = counting()
+    assert pieces.keys() == {f"{root}/{path}" for path in files}
+    for path, size in files.items():
+        at = 0
+        for start, length in sorted(pieces[f"{root}/{path}"]):
+            assert start == at, f"{path}: nobody reads from {at} to {start}, or two do"
+            at += length
+        assert at == size, path
+    read = sum(length for ranges in pieces.values() for _, length in ranges) / 1e6
+    assert re.fullmatch(rf"read {read:.0f} MB in {len(files)} files, \d+\.\d s: \d+ MB/s\n", done.stdout)
 
 
 @pytest.mark.parametrize("gone", ["small", "large"])
 def test_a_model_that_cannot_be_read_fails_the_prewarming(tmp_path: Path, lock: Lock, gone: str) -> None:
-    root = filled(tmp_path / "root", {"small": 5, "large": 100 * 2**20, "other": 1})
+    root = filled(tmp_path / "root", {"small": 5, "large": 100 * MIB, "other": 1})
     (root / gone).unlink()
     done = prewarm(root, tmp_path, lock)
     assert done.returncode != 0

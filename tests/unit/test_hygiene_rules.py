@@ -31,14 +31,17 @@ def cleaned(root: Path, before: str = "", **options: bool) -> subprocess.Complet
 
 
 def fill(root: Path) -> list[tuple[hygiene.Rule, Path]]:
-    """Make a file for each pattern of each rule."""
+    """Make a file for each pattern of each rule; hidden ones as well where it means all that a folder holds."""
     made = []
     for rule in hygiene.RULES:
-        for pattern in rule.paths:
-            path = root / pattern.lstrip("/").replace("*", "some")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text("left over", encoding="utf-8")
-            made.append((rule, path))
+        for pattern in rule.patterns:
+            folder, _, last = pattern.lstrip("/").rpartition("/")
+            names = ("some", ".some", "..some") if last == "*" else (last.replace("*", "some"),)
+            for name in names:
+                path = root / folder.replace("*", "some") / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text("left over", encoding="utf-8")
+                made.append((rule, path))
     return made
 
 
@@ -130,8 +133,17 @@ def test_what_is_written_once_more_is_removed_once_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("rule", hygiene.RULES, ids=lambda rule: rule.name)
+def test_the_check_sees_whatever_the_cleanup_takes(tmp_path: Path, rule: hygiene.Rule) -> None:
+    """``verify/checks/ami.py`` hands these words to a shell."""
+    made = {path for found, path in fill(tmp_path) if found == rule}
+    words = " ".join(f"{tmp_path}{path}" for path in rule.paths)
+    seen = subprocess.run(["sh", "-c", f"ls -d {words} 2>&1"], capture_output=True, text=True, check=False).stdout
+    assert {str(path) for path in made} <= set(seen.splitlines())
+
+
+@pytest.mark.parametrize("rule", hygiene.RULES, ids=lambda rule: rule.name)
 def test_patterns_hold_nothing_that_a_shell_would_expand_but_stars(rule: hygiene.Rule) -> None:
-    assert all(re.fullmatch(r"/[\w./*-]+", pattern) for pattern in rule.paths)
+    assert all(re.fullmatch(r"/[\w./*-]+", pattern) for pattern in rule.patterns)
 
 
 def test_names_are_unique_as_checks_are_found_by_them() -> None:
@@ -140,7 +152,7 @@ def test_names_are_unique_as_checks_are_found_by_them() -> None:
 
 
 def test_what_turns_the_gpu_on_and_what_provisioning_left_for_each_boot_is_on_no_list() -> None:
-    patterns = {pattern for rule in hygiene.RULES for pattern in rule.paths}
+    patterns = {pattern for rule in hygiene.RULES for pattern in rule.patterns}
     kept = {"/var/lib/ecs", "/var/lib/ecs/*", "/var/lib/ecs/ecs.config", "/var/lib/cloud", "/var/lib/cloud/*"}
     assert not kept & patterns
     assert "cloud-init clean" not in SCRIPT, "it removes /var/lib/cloud/scripts"

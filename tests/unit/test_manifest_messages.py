@@ -321,3 +321,86 @@ def test_a_folder_has_no_checksum_of_its_own(tmp_path):
     digest = "0" * 64
     found = problems(tmp_path, VALID.replace('checkpoints/x/"}', f'checkpoints/x/", sha256: "{digest}"}}'))
     assert found == ["7:66: sha256 belongs to one file; the digests of a folder's files are in the lock"]
+
+
+RUNTIME = "runtime: {requirements: gpu.txt, python: '3.11', budget: 8 GiB}\n"
+
+
+def with_roots(models: str | None = None, runtime: str | None = None, placement: str = "volume") -> str:
+    text = VALID.replace("ami:\n", RUNTIME + "ami:\n", 1).replace(
+        "  budget: 3", f"  placement: {placement}\n  budget: 3"
+    )
+    text = text.replace("  files:", f"  root: {models}\n  files:") if models else text
+    return text.replace("budget: 8 GiB", f"budget: 8 GiB, root: {runtime}") if runtime else text
+
+
+@pytest.mark.parametrize("placement", ["volume", "root"])
+@pytest.mark.parametrize(
+    ("root", "why"),
+    [
+        ("var/tmp/m", "the bake clears /var/tmp/* before the snapshot"),
+        ("var/tmp", "the bake clears /var/tmp/* before the snapshot"),
+        ("var/tmp/.m/n", "the bake clears /var/tmp/* before the snapshot"),
+        ("tmp/m", "the bake clears /tmp/* before the snapshot"),
+        ("root/.cache/huggingface", "the bake clears /root/.cache/huggingface before the snapshot"),
+        ("root/.cache", "the bake clears /root/.cache/huggingface before the snapshot"),
+        ("home/m/.aws/x", "the bake clears /home/*/.aws before the snapshot"),
+        ("home/m", "the bake clears /home/*/.*_history before the snapshot"),
+        ("var/log/m.gz/n", "the bake clears /var/log/*.gz before the snapshot"),
+        ("etc", "the bake clears /etc/ssh/ssh_host_* before the snapshot"),
+        ("var/lib/amazon/ssm/m", "the bake clears /var/lib/amazon/ssm/* before the snapshot"),
+        ("run/m", "/run is made anew at each boot"),
+        ("var/run/m", "/var/run is made anew at each boot"),
+        ("dev/shm", "/dev is made anew at each boot"),
+        ("proc", "/proc is made anew at each boot"),
+        ("sys/m", "/sys is made anew at each boot"),
+    ],
+)
+def test_what_no_instance_would_have_is_no_place_for_models_or_runtime(tmp_path, placement, root, why):
+    found = problems(tmp_path, with_roots(models=f"/{root}", placement=placement))
+    assert found == [f"5:3: {why}; choose a folder apart from it, for example /opt/dl-models"]
+    found = problems(tmp_path, with_roots(runtime=f"/{root}", placement=placement))
+    assert found == [f"10:65: {why}; choose a folder apart from it, for example /opt/dl-runtime"]
+
+
+@pytest.mark.parametrize(
+    "root", ["/srv/m", "/var/lib/m", "/opt/tmp/m", "/homes/m", "/root/m", "/runs", "/var/log/m.gzip"]
+)
+def test_where_models_and_runtime_stay(tmp_path, root):
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(with_roots(models=f"{root}/one", runtime=f"{root}/other"), encoding="utf-8")
+    assert manifest.load(path).models.root == f"{root}/one"
+
+
+@pytest.mark.parametrize(
+    ("models", "runtime", "place"),
+    [
+        ("/opt/dl", "/opt/dl", "11:65"),
+        ("/opt/dl", "/opt/dl/rt", "11:65"),
+        ("/opt/dl/m", "/opt/dl", "11:65"),
+        (None, "/opt/dl-models/rt", "10:65"),
+        ("/opt/dl-runtime", None, "11:10"),
+    ],
+)
+def test_models_and_runtime_each_have_a_folder_of_their_own(tmp_path, models, runtime, place):
+    (found,) = problems(tmp_path, with_roots(models, runtime))
+    inner, outer = runtime or "/opt/dl-runtime", models or "/opt/dl-models"
+    assert found == f"{place}: {inner} and models.root, {outer}, lie in each other; give each a folder of its own"
+
+
+def test_without_a_runtime_its_folder_is_free(tmp_path):
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(VALID.replace("  files:", "  root: /opt/dl-runtime\n  files:"), encoding="utf-8")
+    assert manifest.load(path).runtime is None
+
+
+def test_a_script_whose_name_packer_would_change_is_refused(tmp_path):
+    """HCL normalises every string; an e with an accent of its own then names another file."""
+    composed = "ami/n\u00e9.sh"
+    text = VALID.replace("image:", f"  provision: [ami/one.sh, {composed}]\nimage:", 1)
+    assert problems(tmp_path, text.replace("\u00e9", "e\u0301")) == [
+        "11:27: Packer would look for its composed form (NFC), which is another file; rename the file and write it so"
+    ]
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(text, encoding="utf-8")
+    assert manifest.load(path).ami.provision[1] == composed

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import hcl2
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from splitbake.errors import ManifestError
-from splitbake.generate import hygiene, packer, source
+from splitbake.generate import hcl, hygiene, packer, source
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 
@@ -185,6 +186,23 @@ def test_a_spot_builder_has_no_instance_type_of_its_own() -> None:
     assert "instance_type" not in found
 
 
+@pytest.mark.parametrize(
+    ("compat", "spot", "tagged"),
+    [
+        ("1.6", False, set()),
+        ("latest", False, set()),
+        ("1.6", True, {"spot_tags"}),
+        ("latest", True, {"spot_tags", "fleet_tags"}),
+    ],
+)
+def test_whatever_a_builder_consists_of_is_tagged(compat: Any, spot: bool, tagged: set[str]) -> None:
+    """For a spot instance Packer makes a launch template and a fleet, each with tags of its own."""
+    found = source_of(packer.render(manifest_with(builder={"spot": spot}), lock_with(), compat)[packer.MAIN])
+    tags = {name: value for name, value in found.items() if name.endswith("tags")}
+    assert tags.keys() == {"run_tags", "run_volume_tags", "tags", "snapshot_tags"} | tagged
+    assert set(tags.values()) == {"${local.tags}"}
+
+
 def test_session_manager_opens_no_address() -> None:
     builder = {"connect": "session-manager", "profile": "builder", "subnet": "subnet-0a1b2c3d"}
     found = source_of(packer.render(manifest_with(builder=builder), lock_with(), "1.6")[packer.MAIN])
@@ -198,8 +216,22 @@ def test_packer_waits_longer_for_bigger_volumes(size: int) -> None:
     assert hours >= 4 * size / (300 * GIB)
 
 
+def as_go_template(text: str) -> str:
+    """Return what a Go template says that holds texts between backquotes and nothing else."""
+    plain = re.split(r"{{`([^`]*)`}}", text)
+    assert not any("{{" in part for part in plain[::2]), "a call begins"
+    return "".join(plain)
+
+
+@given(st.text(st.sampled_from("{}`ab"), max_size=12))
+def test_packer_takes_a_text_as_it_is(text: str) -> None:
+    assert as_go_template(source.text(text)) == text
+
+
 @settings(deadline=None, max_examples=30)
 @given(st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=30))
+@example('"\n}\nbuild {')
+@example("${var.run} %{ if true } {{ build `ID` }} \\")
 def test_no_value_of_the_manifest_breaks_out(text: str) -> None:
     manifest = manifest_with()
     builder = manifest.ami.builder.model_copy(update={"instance_type": text, "profile": text, "subnet": text})
@@ -207,10 +239,14 @@ def test_no_value_of_the_manifest_breaks_out(text: str) -> None:
     lock = lock_with()
     lock = lock.model_copy(update={"base_ami": lock.base_ami.model_copy(update={"root_device": text})})
     rendered = packer.render(manifest.model_copy(update={"ami": ami}), lock, "1.6")[packer.MAIN]
-    parsed = hcl2.loads(rendered)
+    parsed, written = hcl2.loads(rendered), hcl.quote(source.text(text))
     assert {"variable", "locals", "source", "build"} == {key for key in parsed if key[:2] != "__"}
     profile = next(block['"profile"'] for block in parsed["variable"] if '"profile"' in block)
-    assert source_of(rendered)["instance_type"] == source_of(rendered)["subnet_id"] == profile["default"]
+    found = source_of(rendered)
+    assert found["instance_type"] == found["subnet_id"] == profile["default"] == written
+    assert found["launch_block_device_mappings"][0]["device_name"] == written
+    theirs = parsed["build"][0]["provisioner"][1]['"shell"']
+    assert theirs["script"] == f'"${{path.root}}/../{written[1:]}'
 
 
 def test_tags_in_python_are_those_in_hcl() -> None:

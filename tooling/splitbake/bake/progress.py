@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
-from splitbake.ui import Say
+from splitbake.ui import Say, silent
 
 #: How our scripts on the builder say why they stop: ``splitbake: <kind>: <text>``.
 _OUR_LINE = re.compile(r"splitbake: (?P<kind>[a-z-]+): (?P<text>.+)")
 #: Such a kind -> what to do about it.
 HINTS: Mapping[str, str] = {
-    "disk-full": "give ami.volume.size more room",
+    "disk-full": "with models.placement: root, raise ami.volume.size; a volume of their own is sized by the lock",
+    "disk": "try again on another builder; if it stays, what does the base AMI have at that place?",
+    "folder": "choose another models.root or runtime.root; a script of ami.provision may have put something there",
     "not-found": "does the source still have it? run splitbake lock",
     "forbidden": "may these credentials read it? a presigned URL also ends with the credentials that signed it",
     "unreachable": "can the builder reach the source? check its subnet, security group, and the source itself",
@@ -43,9 +45,11 @@ _STEPS: Sequence[tuple[str, str]] = (
     (r"Waiting for AMI to become ready", "waiting for the snapshot"),
     (r"Terminating the source AWS instance", "terminating the builder"),
 )
-#: What Packer says while AWS makes the AMI, and when it gives up waiting: its step_create_ami.go.
-_WAITING = ("Creating AMI ", "Waiting for AMI to become ready")
-_GAVE_UP = re.compile(r"(Error|Unknown error) waiting for AMI[:;.]")
+#: What Packer says of its instance before the first script: which one it is, and, when that runs, that it will log in.
+_BUILDER = re.compile(r"Waiting for instance \((?P<id>i-\w+)\)")
+_RUNS = "Waiting for SSH to become available"
+#: What Packer says when it asks for the AMI: its step_create_ami.go.
+_ASKED = re.compile(r"Creating AMI \S+ from instance ")
 _SIGNED = re.compile(r"https?://\S+\?\S+")
 _TAIL = 15
 
@@ -57,8 +61,8 @@ class Output:
     Attributes:
         step: the script that runs, or ran last.
         cleaning: Packer says from now on what it does after a failure.
-        waiting: the last thing that Packer said is that AWS makes the AMI.
-        gave_up: it stopped waiting without an AMI.
+        asked: Packer has asked for the AMI: all provisioning is done.
+        runs: is told the id of the builder as soon as that runs.
         reason: what one of our scripts said that went wrong: kind and text.
     """
 
@@ -68,9 +72,10 @@ class Output:
     tail: deque[str] = field(default_factory=lambda: deque(maxlen=_TAIL))
     step: str = ""
     cleaning: bool = False
-    waiting: bool = False
-    gave_up: bool = False
+    asked: bool = False
+    runs: Say = silent
     reason: tuple[str, str] | None = None
+    _builder: str = ""
 
     def take(self, line: str) -> None:
         """Take one line of ``-machine-readable`` output: ``time,target,ui,kind,text``.
@@ -118,8 +123,15 @@ class Output:
             self.tail.append(line)
 
     def _step(self, line: str) -> None:
-        self.gave_up = self.gave_up or (self.waiting and _GAVE_UP.match(line) is not None)
-        self.waiting = line.startswith(_WAITING)
+        self.asked = self.asked or _ASKED.match(line) is not None
+        if not self.step:  # what a script says looks the same
+            self._await_builder(line)
         for pattern, words in _STEPS:
             if found := re.match(pattern, line):
                 self.say(found.expand(words))
+
+    def _await_builder(self, line: str) -> None:
+        if found := _BUILDER.match(line):
+            self._builder = found["id"]
+        elif self._builder and line.startswith(_RUNS):
+            self.runs(self._builder)

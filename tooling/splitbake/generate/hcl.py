@@ -1,7 +1,8 @@
 """The only writer of HCL: values in, text out, in the layout of ``packer fmt`` and ``terraform fmt``.
 
-Text is data: a ``str`` is written so that HCL reads back exactly that text, whatever is in it. What has to be syntax
-(a variable, a function call) is an ``Expression``, which is written by this program and never holds foreign text.
+Text is data: a ``str`` is written so that HCL reads back that text, whatever is in it. One thing is lost: HCL brings
+every string, escaped or not, into Unicode's composed form (NFC). What has to be syntax (a variable, a function call) is
+an ``Expression``, which is written by this program and never holds foreign text.
 """
 
 from __future__ import annotations

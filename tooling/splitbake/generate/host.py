@@ -67,10 +67,10 @@ def host_files(manifest: Manifest, lock: Lock) -> tuple[HostFile, ...]:
     """Return every file that 60-host.sh puts on the host, beside what it changes in ``ecs.config``.
 
     Raises:
-        ManifestError: ``models.root`` cannot be a mount point of systemd.
+        ManifestError: ``models.root`` or ``runtime.root`` cannot be a mount point of systemd.
     """
     mounted = volumes.planned(manifest, lock)
-    mounts = [HostFile(f"{SYSTEM}/{mount_unit(one.where)}", _mount_text(one)) for one in mounted]
+    mounts = [HostFile(f"{SYSTEM}/{_unit(one)}", _mount_text(one)) for one in mounted]
     needs = "".join(f"RequiresMountsFor={quoted(one.where)}\n" for one in mounted)
     drop_ins = [
         HostFile(f"{SYSTEM}/{unit}.d/{DROP_IN}", f"{MARK}\n[Unit]\n{needs}", unit) for unit in NEED_VOLUMES if needs
@@ -80,7 +80,7 @@ def host_files(manifest: Manifest, lock: Lock) -> tuple[HostFile, ...]:
 
 def enabled_units(manifest: Manifest, lock: Lock) -> tuple[str, ...]:
     """Return the units of ours that start with the host."""
-    mounts = [mount_unit(one.where) for one in volumes.planned(manifest, lock)]
+    mounts = [_unit(one) for one in volumes.planned(manifest, lock)]
     return (*mounts, *([PREWARM] if manifest.models.prewarm == "read" else []))
 
 
@@ -122,7 +122,7 @@ def expectation(manifest: Manifest, lock: Lock) -> dict[str, Any]:
     """
     return {
         "volumes": [
-            {"device": one.device, "label": one.label, "where": one.where, "unit": mount_unit(one.where)}
+            {"device": one.device, "label": one.label, "where": one.where, "unit": _unit(one)}
             for one in volumes.planned(manifest, lock)
         ],
         "ecs": {"pull": manifest.ami.ecs.pull},
@@ -143,8 +143,16 @@ def _runtime(manifest: Manifest, lock: Lock) -> dict[str, Any] | None:
     }
 
 
-def mount_unit(path: str) -> str:
+def _unit(volume: Volume) -> str:
+    return mount_unit(volume.where, volumes.KEYS[volume.label])
+
+
+def mount_unit(path: str, key: str) -> str:
     """Return the name that systemd insists on for the mount unit of ``path`` (``systemd-escape --path``).
+
+    Args:
+        path: a folder.
+        key: what says so in the manifest.
 
     Raises:
         ManifestError: there is no such name, or the unit could not say that path.
@@ -152,15 +160,15 @@ def mount_unit(path: str) -> str:
     # A unit's line goes on after a backslash at its end, and loses spaces there; neither can be quoted in Where=.
     if path.endswith(("\\", " ")):
         raise ManifestError(
-            f"models.root {path!r} ends with a space or a backslash, which systemd cannot mount at",
-            hint="choose another models.root, or models.placement: root",
+            f"{key} {path!r} ends with a space or a backslash, which systemd cannot mount at",
+            hint=f"choose another {key}, or models.placement: root",
         )
     name = "-".join(_escaped(part) for part in path.strip("/").split("/"))
     name = name if name[0] != "." else _hex(".") + name[1:]
     if len(name) > _LONGEST_NAME:
         raise ManifestError(
-            f"models.root is too long: systemd would need a unit name of {len(name)} characters",
-            hint="choose a shorter models.root, or models.placement: root",
+            f"{key} is too long: systemd would need a unit name of {len(name)} characters",
+            hint=f"choose another {key}, or models.placement: root",
         )
     return f"{name}.mount"
 

@@ -21,7 +21,8 @@ class Rule:
     Attributes:
         name: what the check is called.
         why: in one line, for the reader of the cleanup script.
-        paths: shell patterns; written by us, so they may hold ``*`` and nothing else that a shell would expand.
+        patterns: written by us, so they may hold ``*`` and nothing else that a shell would expand. A name that is only
+            ``*`` stands for all that the folder holds.
         reborn: the first boot makes new ones, so on an instance they may exist but not be older than its boot.
         emptied: the files stay, without content (their programs want them to exist).
         late: removed only while the machine goes down, because their daemon works until then.
@@ -29,10 +30,20 @@ class Rule:
 
     name: str
     why: str
-    paths: tuple[str, ...]
+    patterns: tuple[str, ...]
     reborn: bool = False
     emptied: bool = False
     late: bool = False
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """The patterns as a shell takes them: there, a star stands for no name that begins with a dot."""
+        return tuple(path for pattern in self.patterns for path in _with_hidden(pattern))
+
+
+def _with_hidden(pattern: str) -> tuple[str, ...]:
+    folder, _, name = pattern.rpartition("/")
+    return (pattern, f"{folder}/.[!.]*", f"{folder}/..?*") if name == "*" else (pattern,)
 
 
 def _in_homes(*names: str) -> tuple[str, ...]:
@@ -172,7 +183,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "build leftovers",
         "uploads and scripts of this bake; /.autorelabel would make each instance boot twice",
-        ("/tmp/*", "/tmp/.*-unix/*", "/var/tmp/*", "/.autorelabel"),  # noqa: S108 - patterns on the builder
+        ("/tmp/*", "/var/tmp/*", "/.autorelabel"),  # noqa: S108 - patterns on the builder
         reborn=True,
     ),
     Rule(

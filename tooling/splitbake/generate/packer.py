@@ -65,7 +65,7 @@ def scripts(manifest: Manifest, lock: Lock) -> dict[str, str]:
     """Return the scripts alone, which are the same for every Packer.
 
     Raises:
-        ManifestError: nothing can be mounted at ``models.root``.
+        ManifestError: nothing can be mounted at ``models.root`` or ``runtime.root``.
     """
     values = {
         "'@root@'": shlex.quote(manifest.models.root),

@@ -32,6 +32,8 @@ _INTERFACES: Mapping[str, str] = {
     "session-manager": "session_manager",
 }
 _TAGGED = ("run_tags", "run_volume_tags", "tags", "snapshot_tags")
+#: What Packer makes for a spot instance: a launch template and a request with the first, a fleet with the second.
+_SPOT_TAGGED: Mapping[Compat, tuple[str, ...]] = {"1.6": ("spot_tags",), "latest": ("spot_tags", "fleet_tags")}
 
 
 def block(manifest: Manifest, lock: Lock, compat: Compat) -> hcl.Block:
@@ -41,6 +43,7 @@ def block(manifest: Manifest, lock: Lock, compat: Compat) -> hcl.Block:
         ManifestError: a volume that the manifest asks for cannot be.
     """
     builder = manifest.ami.builder
+    tagged = (*_TAGGED, *(_SPOT_TAGGED[compat] if builder.spot else ()))
     attributes: dict[str, hcl.Value] = {
         "region": text(lock.base_ami.region),
         "source_ami": text(lock.base_ami.id),
@@ -56,7 +59,7 @@ def block(manifest: Manifest, lock: Lock, compat: Compat) -> hcl.Block:
         "iam_instance_profile": hcl.Expression("var.profile"),
         "custom_endpoint_ec2": hcl.Expression("var.ec2_endpoint"),
         "shutdown_behavior": "terminate",
-        **{name: hcl.Expression("local.tags") for name in _TAGGED},
+        **{name: hcl.Expression("local.tags") for name in tagged},
     }
     blocks = [*mappings(manifest, lock), _polling(manifest, lock)]
     if compat == "latest":

@@ -19,6 +19,8 @@ MODELS_DEVICE: Final = "/dev/sdf"
 MODELS_LABEL: Final = "dl-models"
 RUNTIME_DEVICE: Final = "/dev/sdg"
 RUNTIME_LABEL: Final = "dl-runtime"
+#: Label -> the key of the manifest that says where it is mounted.
+KEYS: Final = {MODELS_LABEL: "models.root", RUNTIME_LABEL: "runtime.root"}
 
 _GIB = 1024**3
 _BLOCK = 4096

@@ -7,12 +7,19 @@ is wrong; where the data has not the right shape they are silent, as the model c
 from __future__ import annotations
 
 import itertools
+import unicodedata
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Final
 
 from splitbake.manifest.promotions import Finding, promotions
 from splitbake.manifest.yamldoc import Location
+
+#: What has a folder of its own on the hosts -> where that is by default.
+_ROOTS: Final = {"models": "/opt/dl-models", "runtime": "/opt/dl-runtime"}
+#: What lies there lies in memory.
+_AT_EACH_BOOT: Final = ("/run", "/var/run", "/dev", "/proc", "/sys")
 
 
 def contradictions(data: Any) -> Iterator[Finding]:
@@ -27,8 +34,44 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _mounted_twice(mounts)
     yield from _mounted_inside(mounts, list(paths.values()))
     yield from _idle_needs(_list(_at(data, "image", "needs")), list(paths.values()), list(mounts))
+    yield from _roots(data)
+    yield from _provision(_list(_at(data, "ami", "provision")))
     yield from _ami(_mapping(_at(data, "ami")), on_root=_at(data, "models", "placement") == "root")
     yield from promotions(_mapping(_at(data, "environments")))
+
+
+def _roots(data: Any) -> Iterator[Finding]:
+    wanted = {key: _at(data, key, "root") or default for key, default in _ROOTS.items() if _mapping(_at(data, key))}
+    roots = {key: PurePosixPath(root) for key, root in wanted.items() if isinstance(root, str) and root.startswith("/")}
+    for key, root in roots.items():
+        if loss := _loss(root):
+            yield (key, "root"), f"{loss}; choose a folder apart from it, for example {_ROOTS[key]}"
+    models, runtime = roots.get("models"), roots.get("runtime")
+    if models and runtime and (models.is_relative_to(runtime) or runtime.is_relative_to(models)):
+        message = f"{runtime} and models.root, {models}, lie in each other; give each a folder of its own"
+        yield ("runtime", "root"), message
+
+
+def _loss(root: PurePosixPath) -> str:
+    """Return why no instance would have what lies there, or all of what lies there; "" where nothing is in the way."""
+    from splitbake.generate import hygiene  # it needs the manifest itself
+
+    for place in _AT_EACH_BOOT:
+        if root.is_relative_to(place):
+            return f"{place} is made anew at each boot"
+    for pattern in itertools.chain.from_iterable(rule.patterns for rule in hygiene.RULES):
+        if all(map(fnmatchcase, root.parts, PurePosixPath(pattern).parts)):  # up to where the shorter one ends
+            return f"the bake clears {pattern} before the snapshot"
+    return ""
+
+
+def _provision(scripts: list[Any]) -> Iterator[Finding]:
+    for index, path in enumerate(scripts):
+        if isinstance(path, str) and not unicodedata.is_normalized("NFC", path):
+            message = (
+                "Packer would look for its composed form (NFC), which is another file; rename the file and write it so"
+            )
+            yield ("ami", "provision", index), message
 
 
 def _ami(ami: dict[str, Any], *, on_root: bool) -> Iterator[Finding]:

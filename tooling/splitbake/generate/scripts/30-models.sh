@@ -21,6 +21,11 @@ command -v python3 >/dev/null || fail tool 'the base AMI has no python3, which f
 python3 -c 'import sys; sys.exit(sys.version_info < (3, 7))' ||
     fail tool "$(python3 --version 2>&1) of the base AMI is too old to fetch the models: 3.7 is needed"
 
+# Owner and mode of all that is there are set below; a killed run has left what it fetched.
+if [ -e "$root" ] && { [ ! -d "$root" ] || [ -n "$(ls -A -I .splitbake-fetch "$root")" ]; }; then
+    fail folder "$root has content already, whose owner and mode would change"
+fi
+
 # Settings of Python in the environment, and of the locale, have no say.
 python3 -I -X utf8 "$inputs/fetch.py" "$inputs/models.tsv" "$root"
 

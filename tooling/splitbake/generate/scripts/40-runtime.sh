@@ -17,10 +17,25 @@ fail() {
     exit 1
 }
 
+# What uv could not finish it removes: only its words tell of a full disk.
+not_installed() {
+    printf '%s\n' "$1" >&2
+    case $1 in
+    *'os error 28'*)
+        findmnt --mountpoint "$root" >/dev/null || fail disk-full 'the wheels do not fit on the root volume'
+        fail budget "the wheels do not fit on the volume that runtime.budget, $budget bytes, asks for"
+        ;;
+    esac
+    fail runtime 'the wheels cannot be installed; the lines above say why'
+}
+
 trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 command -v python3 >/dev/null || fail tool 'the base AMI has no python3, which fetches the runtime'
+if [ -e "$root" ] && { [ ! -d "$root" ] || [ -n "$(ls -A -I .installing "$root")" ]; }; then
+    fail folder "$root has content already, whose owner and mode would change"
+fi
 mkdir -p "$work"
 python3 -I -X utf8 "$inputs/fetch.py" "$inputs/installer.tsv" "$work"
 python3 -m zipfile -e "$work/installer.whl" "$work"
@@ -29,11 +44,11 @@ chmod +x "$uv"
 
 echo "splitbake: installing: $(wc -l <"$inputs/runtime.txt") wheels for Python $python"
 # The cache lies on the same file system, so that nothing is copied; --target wants no environment of that Python.
-UV_CACHE_DIR=$work/cache UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 UV_LINK_MODE=hardlink \
+said=$(UV_CACHE_DIR=$work/cache UV_NO_CONFIG=1 UV_PYTHON_DOWNLOADS=never UV_SYSTEM_CERTS=1 UV_LINK_MODE=hardlink \
     "$uv" pip install --quiet --no-progress --target "$root" --python-version "$python" --python-platform "$platform" \
-    --only-binary :all: --no-deps --require-hashes --requirement "$inputs/runtime.txt" ||
-    fail runtime 'the wheels cannot be installed; the lines above say why'
-rm -rf "$work"
+    --only-binary :all: --no-deps --require-hashes --requirement "$inputs/runtime.txt" 2>&1) || not_installed "$said"
+# The same wheels are the same files, from wherever they came.
+rm -rf "$work" "$root/.lock" "$root"/*.dist-info/direct_url.json
 
 install -d "$root/.splitbake"
 printf '%s\n' "$digest" >"$root/.splitbake/runtime"
