@@ -83,6 +83,8 @@ def made_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     cloud = local.up(directory)
     try:
         with pytest.MonkeyPatch.context() as patch:
+            for name in local.foreign(os.environ):
+                patch.delenv(name)
             for name, value in cloud.environment().items():
                 patch.setenv(name, value)
             scene.fill(project, project.cloud(), assets, lambda line: None)

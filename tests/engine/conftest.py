@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import pytest
 
-from splitbake.local import Cloud, down, up
+from splitbake.local import Cloud, down, foreign, up
 
 
 @pytest.fixture(scope="session")
@@ -16,6 +17,8 @@ def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
     directory = tmp_path_factory.mktemp("local-cloud")
     running = up(directory)
     with pytest.MonkeyPatch.context() as patch:
+        for name in foreign(os.environ):
+            patch.delenv(name, raising=False)
         for name, value in running.environment().items():
             patch.setenv(name, value)
         yield running

@@ -312,6 +312,15 @@ def test_a_failing_job_says_its_exit_code_and_is_retried_by_rule(batch, image):
     assert (other["container"]["exitCode"], len(other["attempts"])) == (3, 1)
 
 
+def test_submit_job_decides_how_often_its_jobs_are_tried(batch, image):
+    batch.register("failing", image=image, command=["false"])
+    assert len(batch.run("failing", retryStrategy={"attempts": 2})["attempts"]) == 2
+    parent = batch.submit("failing", retryStrategy={"attempts": 2}, arrayProperties={"size": 2})
+    for child in (f"{parent}:0", f"{parent}:1"):
+        until(lambda child=child: batch.job(child)["status"], {"FAILED"})
+        assert len(batch.job(child)["attempts"]) == 2
+
+
 def test_a_job_that_takes_too_long_is_stopped(batch, image):
     batch.register("endless", image=image, command=["sleep", "600"])
     job = batch.run("endless", timeout={"attemptDurationSeconds": 1})
@@ -457,11 +466,12 @@ def test_every_host_path_is_one_of_the_ami(batch, image, path, status, told):
         assert told in job["attempts"][0]["container"]["reason"]
 
 
-def test_a_job_without_a_role_has_no_credentials(batch, image, cloud):
+def test_a_job_without_a_role_has_no_credentials_and_reaches_no_others(batch, image, cloud):
     batch.register("poor", image=image, command=["env"])
     batch.register("rich", image=image, command=["env"], jobRoleArn="arn:aws:iam::123456789012:role/job")
     poor, rich = (batch.log(batch.run(name)) for name in ("poor", "rich"))
-    assert not [line for line in poor if "SECRET" in line or cloud.access_key in line or "ENDPOINT" in line]
+    assert not [line for line in poor if "SECRET" in line or cloud.access_key in line]
+    assert {f"AWS_ENDPOINT_URL={cloud.endpoint}", "AWS_EC2_METADATA_DISABLED=true"} <= set(poor)
     assert f"AWS_SECRET_ACCESS_KEY={cloud.secret_key}" in rich
     assert not [line for line in poor + rich if cloud.registry_password in line]
 

@@ -107,6 +107,8 @@ def test_stop_keeps_the_files_and_terminate_leaves_nothing(ec2):
     ec2.shell(instance, "echo kept >/root/file")
     ec2.client.stop_instances(InstanceIds=[instance])
     assert ec2.wait(instance, "instance_stopped")["State"]["Name"] == "stopped"
+    with pytest.raises(ClientError, match="IncorrectState"):
+        ec2.client.reboot_instances(InstanceIds=[instance])
     ec2.client.start_instances(InstanceIds=[instance])
     found = ec2.wait(instance)
     assert ec2.shell(instance, "cat /root/file") == "kept"

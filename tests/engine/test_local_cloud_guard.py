@@ -15,6 +15,8 @@ from botocore.config import Config
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
+from splitbake.local import throttle
+
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(60)]
 
 BODY = "Action=GetCallerIdentity&Version=2011-06-15"
@@ -123,3 +125,22 @@ def test_a_presigned_url_is_for_one_object_and_one_method(cloud, aws):
         assert refusal.value.code == 403
         refusal.value.close()
     assert s3.get_object(Bucket="guarded", Key="one")["Body"].read() == b"one"
+
+
+def test_calls_fail_on_demand_and_a_client_gets_through(cloud):
+    patient, hasty = (Config(retries={"total_max_attempts": number, "mode": "standard"}) for number in (5, 1))
+    session = boto3.Session(cloud.access_key, cloud.secret_key, region_name=cloud.region)
+
+    def told(config):
+        s3 = session.client("s3", endpoint_url=cloud.endpoint, config=config)
+        ec2 = session.client("ec2", endpoint_url=cloud.endpoint, config=config)
+        return [s3.list_buckets()["ResponseMetadata"], ec2.describe_volumes()["ResponseMetadata"]]
+
+    throttle.set_every(cloud.directory, 2)
+    try:
+        assert [one["RetryAttempts"] for one in told(patient)] == [0, 1]
+        with pytest.raises(ClientError, match="503"):
+            told(hasty)
+    finally:
+        throttle.set_every(cloud.directory, 0)
+    assert [one["RetryAttempts"] for one in told(patient)] == [0, 0]

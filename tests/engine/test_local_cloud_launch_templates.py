@@ -85,6 +85,36 @@ def test_a_client_token_makes_one_version(ec2, template):
         add(ec2, template, {"ImageId": "ami-other"}, ClientToken="release-1")
 
 
+def test_a_client_token_makes_one_template(ec2, base_ami):
+    asked = {"LaunchTemplateData": {"ImageId": base_ami}, "ClientToken": uuid.uuid4().hex}
+    first = ec2.create_launch_template(LaunchTemplateName="once", **asked)["LaunchTemplate"]
+    assert ec2.create_launch_template(LaunchTemplateName="once", **asked)["LaunchTemplate"] == first
+    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+        ec2.create_launch_template(LaunchTemplateName="twice", **asked)
+    ec2.delete_launch_template(LaunchTemplateName="once")
+
+
+def test_templates_are_found_by_their_tags_as_they_are_now(ec2, base_ami):
+    def found(name, *values):
+        filters = [{"Name": name, "Values": [*values]}]
+        return ec2.describe_launch_templates(Filters=filters)["LaunchTemplates"]
+
+    tags = [{"ResourceType": "launch-template", "Tags": [{"Key": "of", "Value": "many"}]}]
+    names = [f"tagged-{number:02}" for number in range(20)]
+    for name in names:
+        ec2.create_launch_template(
+            LaunchTemplateName=name, LaunchTemplateData={"ImageId": base_ami}, TagSpecifications=tags
+        )
+    assert [one["LaunchTemplateName"] for one in found("tag:of", "many")] == names
+    assert found("tag:of", "few") == []
+    (first, *_) = found("launch-template-name", names[0])
+    ec2.create_tags(Resources=[first["LaunchTemplateId"]], Tags=[{"Key": "late", "Value": "yes"}])
+    (tagged,) = found("tag:late", "yes", "maybe")
+    assert (tagged["LaunchTemplateName"], len(tagged["Tags"])) == (names[0], 2)
+    for name in names:
+        ec2.delete_launch_template(LaunchTemplateName=name)
+
+
 def test_modify_moves_only_the_default(ec2, template):
     add(ec2, template, {"ImageId": "ami-new"})
     changed = ec2.modify_launch_template(LaunchTemplateId=template, DefaultVersion="2")["LaunchTemplate"]

@@ -16,6 +16,7 @@ from pathlib import Path
 import boto3
 import docker
 import pytest
+from botocore.exceptions import ClientError
 
 from splitbake.errors import LocalCloudError, ToolError
 from splitbake.local import down, images, status, up
@@ -42,6 +43,10 @@ def objects(cloud_id):
     ]
 
 
+def unlabelled_volumes():
+    return {one.name for one in connect().volumes.list() if LABEL not in (one.attrs["Labels"] or {})}
+
+
 def client_of(cloud, service):
     session = boto3.Session(cloud.access_key, cloud.secret_key, region_name=cloud.region)
     return session.client(service, endpoint_url=cloud.endpoint)
@@ -56,12 +61,15 @@ def run_cli(directory, *arguments):
 
 
 def test_two_ups_are_one_and_down_leaves_nothing(directory):
+    before = unlabelled_volumes()
     cloud = up(directory)
     assert up(directory) == cloud == status(directory)
     ec2 = client_of(cloud, "ec2")
     name = "/aws/service/ecs/optimized-ami/amazon-linux-2023/recommended/image_id"
     ami = client_of(cloud, "ssm").get_parameter(Name=name)["Parameter"]["Value"]
-    instance = ec2.run_instances(ImageId=ami, MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    started = ec2.run_instances(ImageId=ami, MinCount=2, MaxCount=2)["Instances"]
+    instance, other = (one["InstanceId"] for one in started)
+    connect().containers.get(f"splitbake-{cloud.id}-{other}").remove(force=True)  # its volume stays
     ec2.get_waiter("instance_running").wait(InstanceIds=[instance], WaiterConfig={"Delay": 1})
     ec2.create_image(InstanceId=instance, Name="left-behind")
     connect().images.get(cloud.python_image).tag(f"{cloud.registry}/left/behind", "v1")
@@ -71,6 +79,7 @@ def test_two_ups_are_one_and_down_leaves_nothing(directory):
     removed = down(directory)
     assert any(instance in one for one in removed)
     assert objects(cloud.id) == []
+    assert unlabelled_volumes() <= before
     assert not directory.exists()
     assert not any(process.alive for process in cloud.processes)
     names = [name for image in connect().images.list() for name in image.tags + image.attrs["RepoDigests"]]
@@ -194,7 +203,13 @@ def test_the_commands_speak_json_and_shell(directory):
     )  # fmt: skip
     assert sourced.stdout.split() == [cloud.endpoint, "/dev/null"]
     assert json.loads(run_cli(directory, "status", "--json").stdout)["running"] is True
+    assert run_cli(directory, "throttle", "1").returncode == 0
+    with pytest.raises(ClientError, match="503"):
+        client_of(cloud, "sts").get_caller_identity()
+    assert run_cli(directory, "throttle", "0").returncode == 0
+    assert client_of(cloud, "sts").get_caller_identity()["Account"] == cloud.account
     assert run_cli(directory, "down").returncode == 0
+    assert not directory.exists()
     stopped = run_cli(directory, "status", "--json")
     assert (json.loads(stopped.stdout), stopped.returncode) == ({"running": False}, 2)
     refused = run_cli(directory, "env")
@@ -214,13 +229,14 @@ def test_secrets_are_readable_by_the_owner_only(cloud):
 def test_purge_drops_the_shared_base_images_unless_a_container_needs_them(tmp_path, monkeypatch):
     mine = images.Recipe("purge-test", (), {}, {"Cmd": ["none"]})
     monkeypatch.setattr(images, "BASE_LABEL", "splitbake.purge-test")
+    monkeypatch.setattr(images, "LABEL", "splitbake.purge-test-cloud")  # the session has a cloud of its own
     monkeypatch.setattr(images, "INSTANCE", mine)
     monkeypatch.setattr(images, "PYTHON", mine)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     layer = tmp_path / "layer.tar"
     with tarfile.open(layer, "w") as tar:
         tar.addfile(tarfile.TarInfo("file"))
-    images.cache().mkdir()
+    images.cache().mkdir(parents=True)
     images._pack(mine, layer, images.cache() / "image.tar")
     client = connect()
     client.images.load((images.cache() / "image.tar").read_bytes())
@@ -228,6 +244,12 @@ def test_purge_drops_the_shared_base_images_unless_a_container_needs_them(tmp_pa
     with pytest.raises(LocalCloudError, match="in use"):
         images.purge(client)
     user.remove()
+    idle = client.networks.create("splitbake-purge-test", labels={"splitbake.purge-test-cloud": "c0ffee00"})
+    try:
+        with pytest.raises(LocalCloudError, match="still there: c0ffee00"):
+            images.purge(client)
+    finally:
+        idle.remove()
     assert f"image {mine.tag}" in images.purge(client)
     assert not images.cache().exists()
     assert client.images.list(mine.tag) == []

@@ -12,6 +12,7 @@ import pytest
 from botocore.exceptions import ClientError
 
 from splitbake.local.engine import connect
+from splitbake.local.registry import Registry
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -60,10 +61,16 @@ def test_a_tag_that_was_never_pushed_is_not_found(ecr, pushed):
     assert answer["failures"][0]["failureCode"] == "ImageNotFound"
 
 
-def test_a_deleted_image_leaves_the_registry(cloud, ecr, pushed):
+def test_a_deleted_image_leaves_the_registry_and_can_be_pushed_again(cloud, ecr, pushed):
     name, digest = pushed
     assert ecr.batch_delete_image(repositoryName=name, imageIds=[{"imageDigest": digest}])["imageIds"]
     assert ecr.describe_images(repositoryName=name)["imageDetails"] == []
+    Registry(cloud.registry, cloud.registry_password).push(connect(), cloud.python_image, name, "v2")
+    (found,) = ecr.describe_images(repositoryName=name)["imageDetails"]
+    assert (found["imageDigest"], found["imageTags"]) == (digest, ["v2"])
+    assert ecr.batch_delete_image(repositoryName=name, imageIds=[{"imageTag": "v2"}])["imageIds"]
+    Registry(cloud.registry, cloud.registry_password).push(connect(), cloud.python_image, name, "v2")
+    assert ecr.list_images(repositoryName=name)["imageIds"] == [{"imageDigest": digest, "imageTag": "v2"}]
 
 
 def test_the_registry_wants_the_password_of_ecr(cloud):

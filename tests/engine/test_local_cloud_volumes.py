@@ -371,6 +371,14 @@ def test_a_volume_is_not_smaller_than_its_snapshot(ec2, models):
     assert (volume["Size"], volume["SnapshotId"]) == (2, data["SnapshotId"])
 
 
+def test_a_client_token_makes_one_volume(ec2):
+    asked = {"AvailabilityZone": "us-east-1a", "ClientToken": "once"}
+    volume = ec2.client.create_volume(Size=1, **asked)["VolumeId"]
+    assert ec2.client.create_volume(Size=1, **asked)["VolumeId"] == volume
+    with pytest.raises(ClientError, match="IdempotentParameterMismatch"):
+        ec2.client.create_volume(Size=2, **asked)
+
+
 def test_a_snapshot_holds_the_bytes_of_its_moment(ec2, models):
     source = ec2.ebs(models)["/dev/sdf"]["SnapshotId"]
     volume = ec2.client.create_volume(AvailabilityZone="us-east-1a", SnapshotId=source)["VolumeId"]
@@ -381,7 +389,8 @@ def test_a_snapshot_holds_the_bytes_of_its_moment(ec2, models):
     found = ec2.snapshot(made["SnapshotId"])
     assert (found["Description"], found["VolumeId"], found["VolumeSize"]) == ("what it is", volume, 1)
     assert found["Tags"] == [{"Key": "of", "Value": "volume"}]
-    files, _ = ec2.disks()
+    files, devices = ec2.disks()
+    assert volume not in devices, "nobody has it mounted"
     assert 30e6 < found["FullSnapshotSizeInBytes"] < 32e6
     subprocess.run(["cmp", str(files[made["SnapshotId"]]), str(files[source])], check=True)
 
@@ -522,6 +531,7 @@ def apart(tmp_path):
 
 @pytest.mark.parametrize("again", [up, down])
 def test_a_killed_cloud_leaves_no_loop_device_file_or_docker_volume(apart, again):
+    unlabelled = {one.name for one in connect().volumes.list() if LABEL not in (one.attrs["Labels"] or {})}
     cloud = up(apart)
     session = boto3.Session(cloud.access_key, cloud.secret_key, region_name=cloud.region)
     client = session.client("ec2", endpoint_url=cloud.endpoint)
@@ -542,6 +552,7 @@ def test_a_killed_cloud_leaves_no_loop_device_file_or_docker_volume(apart, again
     while any(process.alive for process in cloud.processes) and time.monotonic() < deadline:
         time.sleep(0.05)
     again(apart)
+    assert {one.name for one in connect().volumes.list() if LABEL not in (one.attrs["Labels"] or {})} <= unlabelled
     assert list(loops(cloud.id)) == []
     assert list(apart.glob("volumes/*")) == []
     assert connect().containers.list(all=True, filters={"label": f"{LABEL}={cloud.id}"}) == []

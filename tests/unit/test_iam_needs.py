@@ -151,7 +151,7 @@ BY_OTHERS = {
     "ssm:ResumeSession": "the plugin of Session Manager",
     "ssm:TerminateSession": "the plugin of Session Manager",
     "ssm:UpdateInstanceInformation": "the agent of Session Manager",
-    "ec2:CreateFleet": "Packer, with a spot builder; the local cloud has no fleets",
+    "ec2:CreateFleet": "Packer, with a spot builder, never exercised",
 }
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from dataclasses import replace
 from datetime import timedelta
+from ipaddress import IPv4Network
 from types import SimpleNamespace
 
 import pytest
@@ -31,7 +32,7 @@ TOKEN = "x_aws_ec2_metadata_token"
 
 
 def service(metadata=REQUIRED, key=b"k"):
-    return Service(lambda: metadata, key)
+    return Service(lambda: metadata, key, IPv4Network("192.0.2.0/24"))
 
 
 def token(of=None, seconds="60"):
@@ -147,6 +148,26 @@ def test_as_an_application():
     assert mine(environ, lambda status, headers: seen.append((status, headers))) == [b"i-1"]
     assert mine(environ | {"REQUEST_METHOD": "HEAD"}, lambda status, headers: seen.append((status, headers))) == []
     assert seen[0] == seen[1] == ("200 OK", [("Content-Type", "text/plain")])
+
+
+@pytest.mark.parametrize(
+    ("caller", "answered"),
+    [
+        ("169.254.169.254", True),  # the instance itself, as the kernel chooses
+        ("192.0.2.2", True),  # the instance itself, by its own address
+        ("172.17.0.2", True),  # a container of it
+        ("192.0.2.3", False),  # another instance
+        ("192.0.2.1", False),  # this machine
+    ],
+)
+def test_only_the_instance_and_what_is_in_it_hear_an_answer(caller, answered):
+    of = service(replace(REQUIRED, tokens_required=False, address="192.0.2.2"))
+    environ = {"REQUEST_METHOD": "GET", "PATH_INFO": "/latest/meta-data/instance-id", "REMOTE_ADDR": caller}
+    if answered:
+        assert of(environ, lambda *_: None) == [b"i-1"]
+    else:
+        with pytest.raises(ConnectionAbortedError, match=caller):
+            of(environ, lambda *_: None)
 
 
 def test_a_role_gets_new_credentials_before_the_old_ones_end(monkeypatch):

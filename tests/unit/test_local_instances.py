@@ -6,10 +6,12 @@ from types import SimpleNamespace
 
 import docker
 import pytest
+import requests
 from moto.ec2.exceptions import EC2ClientError
 from moto.ec2.models.instances import InstanceState
 
 from splitbake.local import launch_options
+from splitbake.local.amis import Amis
 from splitbake.local.disks import DiskError
 from splitbake.local.ec2 import Instances
 from splitbake.local.machines import Machines
@@ -89,6 +91,41 @@ def test_when_there_is_no_room_for_a_volume_no_instance_starts():
     assert problem.value.code == "InsufficientVolumeCapacity"
     assert machines.launched == []
     assert booked[0].state == "terminated"
+
+
+def test_only_a_running_instance_is_rebooted():
+    machines, stopped = Full(), Booked("a")
+    stopped._state = InstanceState("stopped", 80)
+    instances = instances_on(machines)
+    instances._amis.settle = lambda name: None
+    with pytest.raises(EC2ClientError, match="is stopped and not running") as problem:
+        instances.reboot(lambda: None, stopped)
+    assert problem.value.code == "IncorrectState"
+
+
+def test_an_instance_keeps_the_key_pair_that_it_was_launched_with():
+    booked = Booked("a")
+    booked.key_name = "login"
+    pairs = {"login": "the pair"}
+    backend = SimpleNamespace(account_id="123456789012", region_name="us-east-1", reservations={}, key_pairs=pairs)
+    instances_on(Full()).run(lambda *_, **__: SimpleNamespace(instances=[booked]), backend, "ami", 1)
+    pairs.clear()
+    assert booked.key_pair == "the pair"
+
+
+@pytest.mark.parametrize("problem", [requests.exceptions.ReadTimeout("timed out"), KeyError("unforeseen")])
+def test_whatever_goes_wrong_an_ami_does_not_stay_pending(problem):
+    def commit(*_):
+        raise problem
+
+    snapshot = SimpleNamespace(status="pending")
+    ami = SimpleNamespace(id="ami-1", state="pending", data_volumes=(), snapshots=[snapshot], ebs_snapshot=snapshot)
+    amis = Amis(SimpleNamespace(commit=commit), None)
+    amis._workers["ami-1"] = ("i-1", None)
+    amis._fill(ami, "i-1", {})
+    assert (ami.state, ami.state_reason["Message"]) == ("failed", str(problem))
+    assert snapshot.status == "error"
+    assert amis._workers == {}
 
 
 @pytest.mark.parametrize(("code", "fine"), [(404, True), (409, True), (500, False)])

@@ -5,24 +5,26 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import signal
 import stat
 import subprocess
 import tarfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from threading import Event, Thread
 
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
+from splitbake.cli.local import command
 from splitbake.errors import LocalCloudError
-from splitbake.local import images, registry
+from splitbake.local import images, registry, up
 from splitbake.local.containers import JobSpec, substitute
 from splitbake.local.jobs import matches
 from splitbake.local.launch_templates import inherited
-from splitbake.local.state import Cloud, Process, load, locked, save, uninterrupted, write_private
+from splitbake.local.state import Cloud, Process, load, locked, save, write_private
 
 
 @pytest.fixture
@@ -31,7 +33,7 @@ def cloud(tmp_path):
     return Cloud(
         id="c1", directory=tmp_path, region="us-east-1", account="123456789012", access_key="AKIA",
         secret_key="hidden-key", registry_password="hidden-password",
-        processes=(Process(1, 2),), **dict.fromkeys(names, "x"),
+        processes=(Process(1, 2, "boot"),), **dict.fromkeys(names, "x"),
     )  # fmt: skip
 
 
@@ -46,6 +48,41 @@ def test_secrets_are_shown_nowhere_but_in_the_environment(cloud):
         assert "hidden" not in shown
     assert cloud.environment()["AWS_SECRET_ACCESS_KEY"] == "hidden-key"
     assert cloud.environment()["AWS_CONFIG_FILE"] == "/dev/null"
+
+
+def test_what_would_win_over_the_environment_is_unset_before_it(cloud, monkeypatch):
+    running = replace(cloud, endpoint="http://192.0.2.1:4000")
+    monkeypatch.setattr("splitbake.local.cloud.status", lambda directory: running)
+    mine = {
+        "AWS_PROFILE": "prod",
+        "AWS_DEFAULT_PROFILE": "prod",
+        "AWS_SESSION_TOKEN": "of prod",
+        "AWS_ENDPOINT_URL_S3": "https://example.org",
+        "AWS_MAX_ATTEMPTS": "3",
+    }
+    told = CliRunner().invoke(command, ["env"], env=mine)
+    script = f"{told.output}\nenv"
+    env = {"PATH": os.environ["PATH"], **mine}
+    seen = subprocess.run(["sh", "-euc", script], env=env, capture_output=True, text=True, check=True).stdout
+    aws = dict(line.split("=", 1) for line in seen.splitlines() if line.startswith("AWS_"))
+    assert aws == running.environment() | {"AWS_MAX_ATTEMPTS": "3"}
+
+
+def test_the_session_of_a_role_is_not_unset(cloud, monkeypatch):
+    monkeypatch.setattr("splitbake.local.cloud.status", lambda directory: cloud)
+    monkeypatch.setattr("splitbake.local.sessions.assume", lambda *_: {"AWS_SESSION_TOKEN": "of the role"})
+    unset, *exports = CliRunner().invoke(command, ["env", "--role", "builder"]).output.splitlines()
+    assert "AWS_PROFILE" in unset.split()
+    assert "AWS_SESSION_TOKEN" not in unset.split()
+    assert "export AWS_SESSION_TOKEN='of the role'" in exports
+
+
+def test_a_region_that_aws_does_not_have_is_refused_before_anything_is_built(tmp_path):
+    with pytest.raises(LocalCloudError, match=r"no region 'eu-central-9'; did you mean 'eu-central-\d'\?"):
+        up(tmp_path / "state", region="eu-central-9")
+    assert not (tmp_path / "state").exists()
+    told = CliRunner().invoke(command, ["env", "--region", "us-east-1a"])
+    assert isinstance(told.exception, LocalCloudError)
 
 
 def test_no_cloud_is_none_and_a_foreign_state_is_an_error(tmp_path):
@@ -93,25 +130,11 @@ def test_who_waits_for_a_lock_that_down_removes_gets_the_next_one(tmp_path):
     waiting.join()
 
 
-def test_an_interrupt_waits_for_the_end_of_the_block():
-    done = []
-
-    def block():
-        with uninterrupted():
-            signal.raise_signal(signal.SIGINT)
-            done.append("block")
-        done.append("after")
-
-    with pytest.raises(KeyboardInterrupt):
-        block()
-    assert done == ["block"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
 def test_a_process_is_told_from_a_later_one_with_its_number():
     here = Process.of(os.getpid())
     assert here.alive
-    assert not Process(here.pid, here.started + 1).alive
+    assert not replace(here, started=here.started + 1).alive
+    assert not replace(here, boot="an earlier one").alive
 
 
 def test_a_process_that_ignores_the_first_signal_is_killed():
@@ -125,7 +148,26 @@ def test_a_process_that_ignores_the_first_signal_is_killed():
 def test_a_process_that_is_gone_needs_no_stop():
     child = subprocess.run(["true"], check=True)
     assert child.returncode == 0
-    Process(2**22 - 1, time.monotonic_ns()).stop()
+    Process(2**22 - 1, time.monotonic_ns(), Process.of(os.getpid()).boot).stop()
+
+
+def test_what_a_killed_process_started_is_ended_too():
+    script = "sleep 60 & echo $!; wait"
+    with subprocess.Popen(["sh", "-c", script], start_new_session=True, stdout=subprocess.PIPE) as parent:
+        child = Process.of(int(parent.stdout.readline()))
+        process = Process.of(parent.pid)
+        parent.kill()
+    assert child.alive
+    process.stop()
+    assert not child.alive
+
+
+@pytest.mark.parametrize("changes", [{"started": 1}, {"boot": "an earlier one"}])
+def test_a_session_that_got_the_number_later_is_left_alone(changes):
+    with subprocess.Popen(["sleep", "60"], start_new_session=True) as other:
+        replace(Process.of(other.pid), **changes).stop()
+        assert other.poll() is None
+        other.kill()
 
 
 def test_given_fields_replace_inherited_ones_and_snapshots_are_dropped():

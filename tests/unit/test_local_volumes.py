@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import docker
 import pytest
+import requests
 from hypothesis import given
 from hypothesis import strategies as st
 from moto.ec2.exceptions import EC2ClientError
@@ -198,6 +199,23 @@ def test_what_docker_refuses_is_told(cloud):
 
     with pytest.raises(DiskError, match="losetup: no space left on device"):
         Disks(cloud, SimpleNamespace(containers=SimpleNamespace(get=refuse))).device("vol-1")
+
+
+def test_a_docker_that_does_not_answer_is_told(cloud):
+    def hang(name):
+        raise requests.exceptions.ReadTimeout("read timed out")
+
+    with pytest.raises(DiskError, match="blkid: read timed out"):
+        Disks(cloud, SimpleNamespace(containers=SimpleNamespace(get=hang))).file_system("vol-1")
+
+
+def test_only_a_disk_with_a_loop_device_has_something_to_write_out(cloud, monkeypatch):
+    client = Lender(0)
+    monkeypatch.setattr(disks_module, "loops", lambda _: iter([("/dev/loop7", "c0ffee00-vol-1")]))
+    Disks(cloud, client).flush("vol-2")
+    assert client.ran == []
+    Disks(cloud, client).flush("vol-1")
+    assert client.ran == [["start"], ["blockdev", "--flushbufs", "/dev/loop7"]]
 
 
 def test_a_volume_without_a_file_system_has_neither_type_nor_label(cloud):

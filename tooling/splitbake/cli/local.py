@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -78,7 +79,7 @@ def local_env(account: str | None, region: str | None, role: str | None, as_json
     """Print the AWS configuration of the running local cloud, as shell commands.
 
     It holds the secret key of this cloud, which may do everything in it; with --role a key that is bound by the
-    policies of a role. Your own AWS profile is shut out while it is set.
+    policies of a role. Your own AWS profile, session and endpoints are unset, so that nothing of them is mixed in.
 
     \b
     Example:
@@ -86,8 +87,10 @@ def local_env(account: str | None, region: str | None, role: str | None, as_json
       eval "$(splitbake local env --account 222222222222 --region eu-west-1)"
       eval "$(splitbake local env --role splitbake-builder)"
     """
-    from splitbake.local import sessions
+    from splitbake.local import cloud, sessions, state
 
+    if region:
+        cloud.check_region(region)
     running = _running()
     environment = running.environment(account, region)
     if role:
@@ -95,6 +98,7 @@ def local_env(account: str | None, region: str | None, role: str | None, as_json
     if as_json:
         click.echo(json.dumps(environment, indent=2))
         return
+    click.echo(f"unset {' '.join(name for name in state.foreign(os.environ) if name not in environment)}")
     for name, value in environment.items():
         click.echo(f"export {name}={shlex.quote(value)}")
 
@@ -149,6 +153,22 @@ def local_calls(since: str | None, role: str | None, refused: bool, as_json: boo
             click.echo(f"{'':15}{action}  {resource}")
         if call.error:
             click.echo(f"{'':15}{call.error}")
+
+
+@command.command("throttle", short_help="Let one in so many calls fail, as an AWS does that throttles.")
+@click.argument("every", type=click.IntRange(min=0))
+def local_throttle(every: int) -> None:
+    """Answer one in EVERY calls with 503 Service Unavailable from now on; 0 ends it.
+
+    Nothing was done for such a call. Clients of AWS try it again, and so what you run should get through.
+
+    \b
+    Example:
+      splitbake local throttle 5
+    """
+    from splitbake.local import throttle
+
+    throttle.set_every(_running().directory, every)
 
 
 def _running() -> Cloud:

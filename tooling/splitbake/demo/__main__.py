@@ -49,6 +49,8 @@ def _play(repository: Path, work: Path, *, keep: bool) -> None:
     started = time.monotonic()
     with _cloud(work / "cloud", keep=keep) as cloud:
         project = scene.copy_project(repository, work / "project")
+        for name in local.foreign(os.environ):
+            os.environ.pop(name, None)
         os.environ.update(cloud.environment())
         with ui.stage("What a team has already: models in S3, a queue with hosts on a plain base") as say:
             scene.prepare_assets(repository, work / "assets")

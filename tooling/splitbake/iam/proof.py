@@ -67,7 +67,7 @@ NOT_BY_LOOP: Final = (
     ),
     Group("only with `ami.deprecate`", ("builder",), ("ec2:EnableImageDeprecation",)),
     Group(
-        "only with `ami.builder.spot`, never exercised: the local cloud has no fleets",
+        "only with `ami.builder.spot`, never exercised",
         ("builder",),
         (
             *("ec2:CreateFleet", "ec2:CreateLaunchTemplate", "ec2:DeleteLaunchTemplate"),

@@ -21,7 +21,6 @@ from moto.ec2.responses.amis import AmisResponse
 from moto.utilities.utils import load_resource
 
 from splitbake.local import sharing
-from splitbake.local.disks import DiskError
 from splitbake.local.hooks import Hook, around
 from splitbake.local.machines import Machines
 from splitbake.local.snapshots import Snapshots, booked
@@ -161,24 +160,21 @@ class Amis:
 
     def _fill(self, ami: Any, instance_id: str, sources: dict[str, str]) -> None:
         """Put the bytes into the snapshots of a pending AMI."""
-        import docker
-
+        root = ami.ebs_snapshot
         try:
             for one in ami.data_volumes:
                 self._snapshots.put_disk(one.snapshot, sources[one.device])
             image, size = self._committed(instance_id, ami.id)
-        except (docker.errors.DockerException, DiskError) as problem:
+            self._snapshots.put_image(root, image)
+            root.full_snapshot_size_in_bytes = size
+            root.volume.size = max(root.volume.size, math.ceil(size / _GIB))
+            root.status, ami.state = "completed", "available"
+        except Exception as problem:  # the top of a thread: whatever it was, the AMI must not stay pending for ever
             log.exception("CreateImage of %s failed", instance_id)
             text = str(getattr(problem, "explanation", None) or problem)
             ami.state, ami.state_reason = "failed", {"Code": "Server.InternalError", "Message": text}
             for snapshot in ami.snapshots:
                 snapshot.status = "completed" if snapshot.status == "completed" else "error"
-        else:
-            root = ami.ebs_snapshot
-            self._snapshots.put_image(root, image)
-            root.full_snapshot_size_in_bytes = size
-            root.volume.size = max(root.volume.size, math.ceil(size / _GIB))
-            root.status, ami.state = "completed", "available"
         finally:
             del self._workers[ami.id]
 

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 from splitbake.errors import LocalCloudError
-from splitbake.local.state import ACCOUNT, Cloud, Process, load, locked, save, uninterrupted
+from splitbake.local.state import ACCOUNT, Cloud, Process, load, locked, save
+from splitbake.signals import uninterrupted
+from splitbake.spec import nearest
 
 #: Seconds that the server and the registry get to answer after they were started.
 START_TIMEOUT = 60.0
@@ -38,8 +40,9 @@ def up(directory: Path, *, region: str = "us-east-1", progress: Progress = lambd
 
     Raises:
         ToolError: Docker, mmdebstrap or the registry is missing or failed.
-        LocalCloudError: the cloud did not come up, or runs in another region.
+        LocalCloudError: the cloud did not come up, or runs in another region, or there is no such region.
     """
+    check_region(region)
     directory = directory.resolve()
     with locked(directory / "lock"):
         cloud = load(directory)
@@ -83,6 +86,22 @@ def status(directory: Path) -> Cloud | None:
     """Return the cloud of ``directory`` if it runs and answers, else None."""
     cloud = load(directory.resolve())
     return cloud if cloud and healthy(cloud) else None
+
+
+def check_region(region: str) -> None:
+    """Refuse a region that AWS does not have: moto knows those of botocore, and falls over any other.
+
+    Raises:
+        LocalCloudError: there is no such region.
+    """
+    from botocore.loaders import create_loader
+    from botocore.regions import EndpointResolver
+
+    resolver = EndpointResolver(create_loader().load_data("endpoints"))
+    partitions = resolver.get_available_partitions()
+    known = [name for partition in partitions for name in resolver.get_available_endpoints("ec2", partition)]
+    if region not in known:
+        raise LocalCloudError(f"AWS has no region {region!r}{nearest(region, known)}")
 
 
 def healthy(cloud: Cloud) -> bool:
@@ -204,7 +223,7 @@ def _answers(cloud: Cloud) -> bool:
 
 def _end(cloud: Cloud) -> list[str]:
     """Stop the processes of ``cloud`` and remove its Docker objects and files; the lock file stays."""
-    from splitbake.local import calls, disks, engine
+    from splitbake.local import calls, disks, engine, throttle
 
     for process in reversed(cloud.processes):
         process.stop()
@@ -213,7 +232,7 @@ def _end(cloud: Cloud) -> list[str]:
         removed = engine.sweep(client, cloud.id, cloud.registry) + disks.sweep(client, cloud)
     if (cloud.directory / "registry").exists():
         shutil.rmtree(cloud.directory / "registry")
-    for name in ("server.log", "registry.log", *calls.FILES, "cloud.json"):  # until the last a second try finds it
+    for name in ("server.log", "registry.log", throttle.FILE, *calls.FILES, "cloud.json"):  # the last, for a second try
         (cloud.directory / name).unlink(missing_ok=True)
     return [*removed, f"{len(cloud.processes)} processes"] if cloud.processes else removed
 

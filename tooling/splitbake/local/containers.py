@@ -190,7 +190,11 @@ class Containers:
             raise JobFailedError(f"CannotPullContainerError: {problem.explanation}") from problem
 
     def _environment(self, job_id: str, spec: JobSpec, host: Host, attempt: int) -> dict[str, str]:
-        """Return what Batch sets; with a jobRoleArn also the credentials that the role would give on AWS."""
+        """Return what Batch sets, and where AWS is; with a jobRoleArn also the credentials that the role would give.
+
+        Without one nothing of AWS itself may answer: neither its endpoints nor the metadata of a host that is on EC2.
+        """
+        aws = self._cloud.environment(spec.account, spec.region)
         given = {
             "AWS_BATCH_JOB_ID": job_id,
             "AWS_BATCH_JOB_ATTEMPT": str(attempt),
@@ -199,8 +203,9 @@ class Containers:
         }
         if spec.array_index is not None:
             given["AWS_BATCH_JOB_ARRAY_INDEX"] = str(spec.array_index)
-        role = spec.container.get("jobRoleArn")
-        return given | (self._cloud.environment(spec.account, spec.region) if role else {})
+        if spec.container.get("jobRoleArn"):
+            return given | aws
+        return given | {name: aws[name] for name in ("AWS_ENDPOINT_URL", "AWS_EC2_METADATA_DISABLED")}
 
     def _gpus(self, spec: JobSpec) -> tuple[list[Any], list[str]]:
         import docker

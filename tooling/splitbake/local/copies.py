@@ -7,7 +7,7 @@ that the region does not have makes the copy fail some time after the call, as o
 from __future__ import annotations
 
 from dataclasses import replace
-from threading import Lock, Timer
+from threading import Timer
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -35,33 +35,16 @@ class Copies:
     def __init__(self, amis: Amis, snapshots: Snapshots) -> None:
         self._amis = amis
         self._snapshots = snapshots
-        self._by_token: dict[tuple[str, str, str], tuple[str, Ami]] = {}
-        self._lock = Lock()
 
     def install(self) -> None:
         """Hook CopyImage."""
         around(AmisResponse, "copy_image", self.copy)
 
     def copy(self, proceed: Hook, response: Any) -> ActionResult:
-        """CopyImage: idempotent by ClientToken; the same token with other parameters is refused."""
+        """CopyImage: the copy is ``pending``, then ``available`` (or ``failed``)."""
         response.error_on_dryrun()
         backend = response.ec2_backend
         given = {name: response._get_param(name) for name in _PARAMETERS}
-        token = response._get_param("ClientToken")
-        key = (backend.account_id, backend.region_name, token)
-        asked = repr(given)
-        with self._lock:
-            before, ami = self._by_token.get(key, (asked, None)) if token else (asked, None)
-            if before != asked:
-                raise EC2ClientError(
-                    "IdempotentParameterMismatch", "The client token was used before with other parameters"
-                )
-            if ami is None:
-                ami = self._made(backend, given)
-                self._by_token[key] = (asked, ami)
-        return ActionResult({"ImageId": ami.id})
-
-    def _made(self, backend: Any, given: dict[str, Any]) -> Ami:
         check_name(backend, given["Name"])
         there = ec2_backends[backend.account_id][given["SourceRegion"]]
         source = self._source(there, given["SourceImageId"])
@@ -82,7 +65,7 @@ class Copies:
         timer = Timer(COPY_SECONDS, _complete, (ami, *outcome))
         timer.daemon = True
         timer.start()
-        return ami  # type: ignore[no-any-return]
+        return ActionResult({"ImageId": ami.id})
 
     def _source(self, backend: Any, ami_id: str) -> Any:
         """Return the AMI to copy, as the caller sees it in its region.
@@ -97,7 +80,6 @@ class Copies:
         return source
 
 
-#: What makes two calls with one token the same call.
 _PARAMETERS = (
     "Name",
     "SourceImageId",

@@ -19,7 +19,7 @@ from threading import RLock
 from typing import Any
 
 from splitbake.errors import LocalCloudError
-from splitbake.local.engine import labels
+from splitbake.local.engine import failures, labels
 from splitbake.local.state import Cloud
 
 #: Where the lending container sees the folder of the files.
@@ -85,25 +85,33 @@ class Disks:
         """Return the loop device of a disk; it is set up where there is none yet."""
         file = f"{_INSIDE}/{self._path(name).name}"
         with self._lock:
-            known = [device for device, of in loops(self._cloud.id) if of == self._path(name).name]
+            known = self._loops(name)
             options = ["--read-only"] if read_only else []
             return known[0] if known else self._run("losetup", "--find", "--show", *options, file).strip()
 
     def release(self, name: str) -> None:
         """Take the loop device of a disk away; while somebody uses it, it stays until they are done."""
         with self._lock:
-            for device in [device for device, of in loops(self._cloud.id) if of == self._path(name).name]:
+            for device in self._loops(name):
                 self._run("losetup", "--detach", device)
 
     def flush(self, name: str) -> None:
-        """Write out what the file system on a disk still holds in memory, wherever it is mounted."""
-        self._run("blockdev", "--flushbufs", self.device(name))
+        """Write out what the file system on a disk still holds in memory, wherever it is mounted.
+
+        A disk without a loop device is mounted nowhere.
+        """
+        with self._lock:
+            for device in self._loops(name):
+                self._run("blockdev", "--flushbufs", device)
 
     def file_system(self, name: str) -> tuple[str, str]:
         """Return type and label of the file system on a disk, empty where there is none."""
         told = self._run("blkid", "--probe", "--output", "export", f"{_INSIDE}/{self._path(name).name}", nothing=2)
         values = dict(line.split("=", 1) for line in told.splitlines() if "=" in line)
         return values.get("TYPE", ""), values.get("LABEL", "")
+
+    def _loops(self, name: str) -> list[str]:
+        return [device for device, of in loops(self._cloud.id) if of == self._path(name).name]
 
     def _path(self, name: str) -> Path:
         return folder(self._cloud) / f"{self._cloud.id}-{name}"
@@ -124,13 +132,11 @@ class Disks:
 
     def _run(self, *command: str, nothing: int = 0) -> str:
         """Run a command with the rights on loop devices; the exit code ``nothing`` is an empty answer."""
-        import docker
-
         try:
             with self._lock:
                 lender = _lender(self._client, self._cloud)
             done = lender.exec_run(list(command), demux=True)
-        except docker.errors.DockerException as problem:
+        except failures() as problem:
             raise DiskError(f"{command[0]}: {getattr(problem, 'explanation', None) or problem}") from problem
         out, err = ((part or b"").decode(errors="replace") for part in done.output)
         if done.exit_code not in (0, nothing):

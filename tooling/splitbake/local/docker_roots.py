@@ -25,10 +25,10 @@ class DockerRoots:
     client: Any
 
     def mount(self) -> Any:
-        """Return the mount of a new instance; the volume goes with the container."""
+        """Return the mount of a new instance; the volume goes with the container, or is found by its label."""
         import docker
 
-        return docker.types.Mount(PATH, None, type="volume")
+        return docker.types.Mount(PATH, None, type="volume", labels=labels(self.cloud_id))
 
     def fill(self, container: Any, image: str) -> None:
         """Give a new instance what is kept beside the image that it is made from."""

@@ -14,12 +14,11 @@ from moto.ec2.models.instances import Instance, InstanceState, Reservation
 from moto.ec2.responses.instances import InstanceResponse
 from moto.ec2.utils import convert_tag_spec
 
-from splitbake.local import launch_options, launch_templates, netns, retiring, sharing
+from splitbake.local import engine, launch_options, launch_templates, netns, retiring, sharing, tokens
 from splitbake.local.amis import Amis
 from splitbake.local.block_devices import overlaid
 from splitbake.local.copies import Copies
 from splitbake.local.disks import DiskError, Disks
-from splitbake.local.engine import labels
 from splitbake.local.hooks import Hook, around
 from splitbake.local.inside import Inside
 from splitbake.local.machines import Boot, Machines
@@ -36,8 +35,9 @@ _NO_TOKEN = "ABCDE"  # noqa: S105
 
 def install(cloud: Cloud, client: Any, disks: Disks) -> tuple[Amis, Volumes]:
     """Hook EC2 and return its AMIs and volumes, which Batch needs as well."""
-    listen = partial(netns.listen, client=client, image=cloud.instance_image, labels=labels(cloud.id))
-    machines = Machines(cloud.id, cloud.network, client, Inside(listen, cloud.registry), cloud.endpoint)
+    listen = partial(netns.listen, client=client, image=cloud.instance_image, labels=engine.labels(cloud.id))
+    inside = Inside(listen, cloud.registry, engine.subnet(client, cloud))
+    machines = Machines(cloud.id, cloud.network, client, inside, cloud.endpoint)
     snapshots = Snapshots(disks, machines, cloud.instance_image)
     snapshots.install()
     volumes = Volumes(disks)
@@ -50,6 +50,7 @@ def install(cloud: Cloud, client: Any, disks: Disks) -> tuple[Amis, Volumes]:
     launch_templates.install()
     launch_options.install()
     Instances(machines, amis, volumes).install()
+    tokens.install()
     return amis, volumes
 
 
@@ -92,9 +93,7 @@ class Instances:
             if token != _NO_TOKEN and key in self._reservations:
                 before, known = self._reservations[key]
                 if before != asked:
-                    raise EC2ClientError(
-                        "IdempotentParameterMismatch", "The client token was used before with other parameters"
-                    )
+                    raise tokens.mismatch()
                 return known
             ami = self._amis.usable(backend, image_id or _image_of(template))
             image = self._amis.image(backend, ami.id)
@@ -102,8 +101,10 @@ class Instances:
             options |= launch_options.of_template(template, options)
             reservation = _booked(proceed, backend, image_id, count, *args, block_device_mappings=[], **options)
             self._reservations[key] = (asked, reservation)
+            instance: Any
             for instance in reservation.instances:
                 instance._state = InstanceState("pending", 0)
+                instance.key_pair = backend.key_pairs.get(instance.key_name)  # it may be deleted meanwhile
         tags = convert_tag_spec(template.get("TagSpecifications", [])).get("volume", {})
         tags |= options.get("tags", {}).get("volume", {})
         try:
@@ -151,6 +152,8 @@ class Instances:
     def reboot(self, proceed: Hook, instance: Any) -> None:
         """RebootInstances: its container is down for a moment, which is not an end."""
         self._settle(instance)
+        if instance.state not in ("pending", "running"):
+            raise EC2ClientError("IncorrectState", f"The instance {instance.id} is {instance.state} and not running")
         self._rebooting.add(instance.id)
         try:
             address = self._machines.restart(instance.id)

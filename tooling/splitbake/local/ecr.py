@@ -64,8 +64,9 @@ class Images:
             lambda *_: backend.repositories.get(repository_name), backend, repository_name, registry_id
         )
         answer = proceed(repository_name, registry_id, force)
-        for digest in self._snapshot(repository):
-            self._registry.delete(self._path(repository), digest)
+        lost = [digest for (path, _), digest in self._untagged.items() if path == self._path(repository)]
+        for digest in {*self._snapshot(repository), *lost}:
+            self._drop(repository, digest)
         return answer
 
     def token(self, proceed: Hook, response: Any) -> ActionResult:
@@ -118,10 +119,18 @@ class Images:
         now = self._snapshot(repository)
         for digest, tags in before.items():
             if digest not in now:
-                self._registry.delete(self._path(repository), digest)
-            for tag in tags - now.get(digest, set()):
+                self._drop(repository, digest)
+                continue
+            for tag in tags - now[digest]:
                 self._untagged[self._path(repository), tag] = digest
         return result
+
+    def _drop(self, repository: Any, digest: str) -> None:
+        """Remove a manifest with all its tags, the lost ones too: whoever pushes it again sees it again."""
+        path = self._path(repository)
+        self._registry.delete(path, digest)
+        for lost in [lost for lost, of in self._untagged.items() if (lost[0], of) == (path, digest)]:
+            del self._untagged[lost]
 
     def _path(self, repository: Repository) -> str:
         """Return the repository's name in the registry."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http import HTTPStatus
+from ipaddress import IPv4Network
 from typing import Any
 
 from splitbake.errors import LocalCloudError, ToolError
+from splitbake.local.state import Cloud
 
 #: Every container, image, volume and network of a cloud carries this label with the cloud's id.
 LABEL = "splitbake.cloud"
@@ -42,18 +45,24 @@ def refusals(doing: str) -> Iterator[None]:
     """Turn what the engine refuses while ``doing`` into one of our errors.
 
     Raises:
-        ToolError: the engine refused, with its own words.
+        ToolError: the engine refused, with its own words, or was not to be heard any more.
     """
-    import docker
-
     try:
         yield
-    except docker.errors.DockerException as problem:
+    except failures() as problem:
         raise ToolError(
             f"Docker failed while {doing}: {getattr(problem, 'explanation', None) or problem}",
             hint="See `docker info` and the log of the engine; is its disk full, or its address pool used up "
             "(`docker network ls`)?",
         ) from problem
+
+
+def failures() -> tuple[type[Exception], ...]:
+    """Return what a call of the engine may raise: docker-py lets the errors of its connection through as they are."""
+    import docker
+    import requests
+
+    return docker.errors.DockerException, requests.RequestException
 
 
 def labels(cloud_id: str, **more: str) -> dict[str, str]:
@@ -78,15 +87,25 @@ def create_network(client: Any, cloud_id: str) -> tuple[str, str]:
     )
 
 
+def subnet(client: Any, cloud: Cloud) -> IPv4Network:
+    """Return the addresses of a cloud's network."""
+    pools = client.networks.get(cloud.network).attrs["IPAM"]["Config"]
+    return next(IPv4Network(pool["Subnet"]) for pool in pools if pool.get("Gateway") == cloud.gateway)
+
+
 def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
     """Remove every container, volume, image and network of ``cloud_id``, and say what went.
 
     Names of images in the cloud's own ``registry`` (``host:port``) go as well: nobody can pull them any more.
     Idempotent: what another ``down`` removed in the meantime counts as removed.
+
+    Raises:
+        docker.errors.APIError: something stays, and this is why; all the rest is gone.
     """
     import docker
 
     removed: list[str] = []
+    problems: list[Exception] = []
     of_cloud = {"label": f"{LABEL}={cloud_id}"}
 
     def remove(kind: str, name: str, call: Any, **options: Any) -> None:
@@ -94,10 +113,13 @@ def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
             call(**options)
         except docker.errors.NotFound:
             return
+        except docker.errors.APIError as problem:
+            problems.append(problem)
+            return
         removed.append(f"{kind} {name}")
 
     for container in client.containers.list(all=True, filters=of_cloud, ignore_removed=True):
-        remove("container", container.name, container.remove, force=True, v=True)
+        remove("container", container.name, _remove, container=container)
     for volume in client.volumes.list(filters=of_cloud):
         remove("volume", volume.name, volume.remove, force=True)
     for image in client.api.images(all=True, filters=of_cloud):
@@ -106,7 +128,21 @@ def sweep(client: Any, cloud_id: str, registry: str) -> list[str]:
         remove("image name", name, client.images.remove, image=name, force=True)
     for network in client.networks.list(filters=of_cloud):
         remove("network", network.name, network.remove)
+    if problems:
+        raise problems[0]
     return removed
+
+
+def _remove(container: Any) -> None:
+    """Remove a container with its anonymous volumes; one that somebody else removes at this moment is waited for."""
+    import docker
+
+    try:
+        container.remove(force=True, v=True)
+    except docker.errors.APIError as problem:
+        if problem.status_code != HTTPStatus.CONFLICT:
+            raise
+        container.wait(condition="removed")
 
 
 def _names(client: Any, prefix: str) -> list[str]:

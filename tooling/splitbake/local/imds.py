@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
+from ipaddress import IPv4Address, IPv4Network
 from typing import Any, TypeAlias
 
 ADDRESS = "169.254.169.254"
@@ -36,12 +37,14 @@ class Metadata:
         enabled: HttpEndpoint; a disabled one answers 403 to everything.
         tokens_required: HttpTokens: whether a call without a token is refused.
         hop_limit: HttpPutResponseHopLimit: with 1 no token gets as far as a container of the instance.
+        address: of the instance, in the network that it shares with its neighbours.
     """
 
     tree: Tree
     enabled: bool = True
     tokens_required: bool = True
     hop_limit: int = 2
+    address: str = ""
 
 
 @dataclass(frozen=True)
@@ -64,18 +67,28 @@ class Service:
     Attributes:
         look: asked anew for each call, so that a change is seen at once.
         key: what tokens are sealed with; another instance has another one.
+        network: the one that instances share. Who is in it can send packets for the address of the service to any of
+            them; on AWS they would get nowhere.
     """
 
     look: Look
     key: bytes
+    network: IPv4Network
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Answer one call."""
+        """Answer one call.
+
+        Raises:
+            ConnectionAbortedError: the caller is a neighbour of the instance, or see :meth:`answer`.
+        """
+        caller = environ["REMOTE_ADDR"]
+        if IPv4Address(caller) in self.network and caller != self.look().address:
+            raise ConnectionAbortedError(f"a call of the neighbour {caller}")
         headers = {
             name.removeprefix("HTTP_").lower(): value for name, value in environ.items() if name.startswith("HTTP_")
         }
         method, path = environ["REQUEST_METHOD"], environ.get("PATH_INFO", "/")
-        answer = self.answer(method, path, headers, local=environ.get("REMOTE_ADDR") == ADDRESS)
+        answer = self.answer(method, path, headers, local=caller == ADDRESS)
         status = f"{answer.status} {HTTPStatus(answer.status).phrase}"
         start_response(status, [("Content-Type", "text/plain"), *answer.headers])
         return [] if method == "HEAD" else [answer.body]

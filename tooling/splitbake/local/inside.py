@@ -13,6 +13,7 @@ import socket
 import socketserver
 from collections.abc import Callable
 from contextlib import suppress
+from ipaddress import IPv4Network
 from threading import Lock, Thread
 from typing import Any
 
@@ -27,9 +28,10 @@ Listen = Callable[[int, list[tuple[str, int]]], list[socket.socket]]
 class Inside:
     """The servers of all instances."""
 
-    def __init__(self, listen: Listen, registry: str) -> None:
-        """``registry`` is the ``host:port`` of the registry on this machine."""
+    def __init__(self, listen: Listen, registry: str, network: IPv4Network) -> None:
+        """``registry`` is the ``host:port`` of the registry on this machine, ``network`` that of the instances."""
         self._listen = listen
+        self._network = network
         host, _, port = registry.rpartition(":")
         self._registry = (host, int(port))
         self._looks: dict[str, Look] = {}
@@ -46,7 +48,8 @@ class Inside:
         with self._lock:
             look = self._looks.setdefault(instance_id, look) if look else self._looks[instance_id]
         metadata, registry = self._listen(pid, [(ADDRESS, 80), self._registry])
-        servers = [_metadata_server(metadata, look), _Passage(registry, self._registry)]
+        service = Service(look, secrets.token_bytes(32), self._network)
+        servers = [_metadata_server(metadata, service), _Passage(registry, self._registry)]
         for server in servers:
             Thread(target=server.serve_forever, name=f"inside {instance_id}", daemon=True).start()
         with self._lock:
@@ -67,14 +70,13 @@ class Inside:
             self._looks.pop(instance_id, None)
 
 
-def _metadata_server(listener: socket.socket, look: Look) -> Any:
+def _metadata_server(listener: socket.socket, service: Service) -> Any:
     from werkzeug.serving import WSGIRequestHandler, make_server
 
     class Handler(WSGIRequestHandler):
         def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
             """Say nothing: what an instance asks is its own business."""
 
-    service = Service(look, secrets.token_bytes(32))
     with listener:  # the server makes a copy
         return make_server(ADDRESS, 80, service, threaded=True, request_handler=Handler, fd=listener.fileno())
 

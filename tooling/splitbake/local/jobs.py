@@ -6,10 +6,10 @@ at once: nothing boots before it.
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 import uuid
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from threading import Timer
@@ -33,6 +33,9 @@ TIMED_OUT = "Job attempt duration exceeded timeout"
 
 #: Seconds between two looks at whether a compute environment can take a waiting job.
 _POLL = 0.2
+
+#: The retry strategy of the SubmitJob call that is answered now.
+_RETRY: ContextVar[dict[str, Any] | None] = ContextVar("retry strategy", default=None)
 
 
 @dataclass
@@ -63,6 +66,7 @@ class Run:
 def install(environments: Environments, containers: Containers) -> None:
     """Hook the running of jobs."""
     runner = Runner(environments, containers)
+    around(Job, "start", runner.start)
     around(Job, "run", runner.run)
     around(Job, "terminate", runner.terminate)
     around(Job, "_container_details", runner.details)
@@ -78,10 +82,18 @@ class Runner:
         self._runs: dict[str, Run] = {}
 
     def submit(self, proceed: Hook, response: Any) -> str:
-        """SubmitJob: keep the retry strategy, which moto drops."""
-        answer: str = proceed()
-        self._of(json.loads(answer)["jobId"]).retry = response._get_param("retryStrategy") or {}
+        """SubmitJob: keep the retry strategy, which moto drops, for the jobs that it starts."""
+        token = _RETRY.set(response._get_param("retryStrategy"))
+        try:
+            answer: str = proceed()
+        finally:
+            _RETRY.reset(token)
         return answer
+
+    def start(self, proceed: Hook, job: Any) -> None:
+        """Let a job begin, in the thread of SubmitJob; an array has one for each of its children."""
+        self._of(job.job_id).retry = _RETRY.get() or {}
+        proceed()
 
     def run(self, proceed: Hook, job: Any) -> None:
         """Take a job from SUBMITTED to its end."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from threading import Lock
 from typing import Any
 
 from moto.core.responses import ActionResult
@@ -18,6 +17,9 @@ from moto.ec2.utils import parse_user_data
 from splitbake.local.block_devices import check_rates
 from splitbake.local.hooks import Hook, around
 
+#: Most entries of a page (EC2 API model, ``MaxResults``).
+_PAGE = 200
+
 
 def install() -> None:
     """Hook the launch-template calls."""
@@ -25,6 +27,8 @@ def install() -> None:
     around(EC2Backend, "create_launch_template", create)
     around(EC2Backend, "describe_launch_template_versions", describe_versions)
     around(LaunchTemplates, "create_launch_template_version", versions.create)
+    around(LaunchTemplates, "describe_launch_templates", describe)
+    LaunchTemplate.tags = property(LaunchTemplate.get_tags, lambda *_: None)  # type: ignore[assignment] # as they are now
     around(LaunchTemplate, "create_version", versions.append)
     around(LaunchTemplate, "get_version", get_version)
     around(LaunchTemplate, "default_version", lambda _, template: get_version(_, template, "$Default"))
@@ -44,12 +48,10 @@ def inherited(source: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
 
 
 class Versions:
-    """The versions of all launch templates: a number is never given twice, a token makes one version."""
+    """The versions of all launch templates: a number is never given twice."""
 
     def __init__(self) -> None:
         self._highest: dict[str, int] = defaultdict(int)
-        self._by_token: dict[tuple[str, str], tuple[str, LaunchTemplateVersion]] = {}
-        self._lock = Lock()
 
     def append(self, proceed: Hook, template: Any, data: dict[str, Any], description: str) -> LaunchTemplateVersion:
         """Number a version by the highest there ever was (moto: by how many there are now)."""
@@ -59,28 +61,16 @@ class Versions:
         return version
 
     def create(self, proceed: Hook, response: Any) -> ActionResult:
-        """CreateLaunchTemplateVersion, with SourceVersion and ClientToken."""
+        """CreateLaunchTemplateVersion, with SourceVersion."""
         template = _template(response)
         given = response._get_param("LaunchTemplateData", {})
         if "UserData" in given:
             given["UserData"] = parse_user_data(given["UserData"])
         source = response._get_param("SourceVersion")
-        description = response._get_param("VersionDescription")
-        token = response._get_param("ClientToken")
         response.error_on_dryrun()
         check_rates(given.get("BlockDeviceMappings", []))
-        asked = repr((source, description, given))
-        with self._lock:
-            before, version = self._by_token.get((template.id, token), (asked, None))
-            if before != asked:
-                raise EC2ClientError(
-                    "IdempotentParameterMismatch", "The client token was used before with other parameters"
-                )
-            if version is None:
-                data = inherited(template.get_version(source).data, given) if source else given
-                version = template.create_version(data, description)
-                if token:
-                    self._by_token[template.id, token] = (asked, version)
+        data = inherited(template.get_version(source).data, given) if source else given
+        version = template.create_version(data, response._get_param("VersionDescription"))
         return ActionResult({"LaunchTemplateVersion": _described(response, version)})
 
 
@@ -95,11 +85,18 @@ def create(  # noqa: PLR0917 - moto's own order
     return template
 
 
+def describe(proceed: Hook, response: Any) -> ActionResult:
+    """DescribeLaunchTemplates: a page has up to 200, the most one can ask for (moto: 15, and no next one)."""
+    response.params.setdefault("MaxResults", _PAGE)
+    answer: ActionResult = proceed()
+    return answer
+
+
 def describe_versions(
     proceed: Hook, backend: Any, *, min_version: int | None, max_version: int | None, max_results: int, **options: Any
 ) -> list[tuple[LaunchTemplate, LaunchTemplateVersion]]:
     """DescribeLaunchTemplateVersions: bounds are version numbers; a page has up to 200 (moto: 15, and no next one)."""
-    found = proceed(min_version=None, max_version=None, max_results=max(max_results, 200), **options)
+    found = proceed(min_version=None, max_version=None, max_results=max(max_results, _PAGE), **options)
     lowest, highest = min_version or 0, max_version or float("inf")
     return [(template, version) for template, version in found if lowest <= version.number <= highest]
 

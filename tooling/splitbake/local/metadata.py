@@ -47,6 +47,7 @@ class InstanceMetadata:
             enabled=options.http_endpoint == "enabled",
             tokens_required=options.http_tokens == "required",
             hop_limit=options.http_put_response_hop_limit,
+            address=instance.private_ip,
         )
 
     def _meta_data(self, backend: Any, instance: Any) -> Tree:
@@ -74,7 +75,7 @@ class InstanceMetadata:
             "security-groups": "\n".join(groups),
             "services": {"domain": "amazonaws.com", "partition": backend.partition},
         }
-        if pair := backend.key_pairs.get(instance.key_name):
+        if pair := instance.key_pair:
             tree["public-keys"] = {f"0={pair.key_name}": {"openssh-key": pair.material_public.decode().strip()}}
         if role := self._iam(backend, instance):
             tree["iam"] = role

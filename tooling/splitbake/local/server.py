@@ -52,13 +52,14 @@ def serve(cloud: Cloud) -> None:
     from splitbake.local.calls import Recorder
     from splitbake.local.gate import Gate
     from splitbake.local.guard import Guard
+    from splitbake.local.throttle import Throttle
 
     services.install(cloud)
     sessions.install()
     recorder = Recorder(cloud.directory)
     address = urlsplit(cloud.endpoint)
     guard = Guard(
-        app=Gate(DomainDispatcherApplication(create_backend_app), recorder),
+        app=Gate(Throttle(DomainDispatcherApplication(create_backend_app), cloud.directory), recorder),
         host=address.netloc,
         cloud_id=cloud.id,
         keys=cloud.keys,

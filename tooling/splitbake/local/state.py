@@ -6,9 +6,8 @@ import fcntl
 import json
 import os
 import signal
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,54 +19,90 @@ from splitbake.local.keys import Key, Keyring
 #: The account that a cloud's own environment selects; it answers for every other one as well.
 ACCOUNT = "123456789012"
 
+#: Variables of a user's own that boto3, Packer or Terraform would follow in spite of what a cloud's environment says.
+_FOREIGN = (
+    "AWS_PROFILE",
+    "AWS_DEFAULT_PROFILE",
+    "AWS_SESSION_TOKEN",
+    "AWS_SECURITY_TOKEN",
+    "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS",
+)
+#: An endpoint of one service wins over ``AWS_ENDPOINT_URL``.
+_FOREIGN_ENDPOINT = "AWS_ENDPOINT_URL_"
+
+
+def foreign(environ: Iterable[str]) -> list[str]:
+    """Return the variables to unset before a cloud's environment is set, given the names of those that are there."""
+    return [*_FOREIGN, *sorted(name for name in environ if name.startswith(_FOREIGN_ENDPOINT))]
+
 
 @dataclass(frozen=True)
 class Process:
     """A detached process; its start time tells it from a later one that got the same number.
 
     Attributes:
-        pid: process number; also the number of its process group.
+        pid: process number; also the number of its session.
         started: field 22 of ``/proc/PID/stat``, clock ticks since boot.
+        boot: which boot of the machine that was.
     """
 
     pid: int
     started: int
+    boot: str
 
     @classmethod
     def of(cls, pid: int) -> Process:
         """Describe the running process ``pid``."""
-        return cls(pid, _start_time(pid) or 0)
+        running = _running(pid)
+        return cls(pid, running[1] if running else 0, _boot())
 
     @property
     def alive(self) -> bool:
         """Whether this very process still runs (a zombie does not)."""
-        return self.started != 0 and _start_time(self.pid) == self.started
+        running = _running(self.pid)
+        return running is not None and running[1] == self.started and self.boot == _boot()
 
     def stop(self, *, within: float = 10.0) -> None:
-        """Ask the process group to end, and kill it after ``within`` seconds."""
-        for number, seconds in ((signal.SIGTERM, within), (signal.SIGKILL, within)):
-            if not self.alive:
-                return
-            with suppress(ProcessLookupError):  # it ended between the two looks
-                os.killpg(self.pid, number)
-            self._await_end(seconds)
-        if self.alive:
+        """Ask the processes of its session to end, and kill them after ``within`` seconds.
+
+        They may be there although it is not: a server that was killed leaves what it started.
+        """
+        if not (self._ended_by(signal.SIGTERM, within) or self._ended_by(signal.SIGKILL, within)):
             raise LocalCloudError(f"Process {self.pid} of the local cloud does not end, even when killed.")
 
-    def _await_end(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        while self.alive and time.monotonic() < deadline:
+    def _ended_by(self, number: signal.Signals, within: float) -> bool:
+        deadline = time.monotonic() + within
+        for pid in self._session():
+            with suppress(ProcessLookupError):  # it ended between the two looks
+                os.kill(pid, number)
+        while self._session():
+            if time.monotonic() > deadline:
+                return False
             time.sleep(0.05)
+        return True
+
+    def _session(self) -> list[int]:
+        """Return the processes of its session; none where the number is by now another session's."""
+        leader = _running(self.pid)
+        if self.boot != _boot() or (leader and leader[1] != self.started):
+            return []
+        numbers = [int(path.name) for path in Path("/proc").iterdir() if path.name.isdecimal()]
+        running = [(number, _running(number)) for number in numbers]
+        return [number for number, one in running if one and one[0] == self.pid and one[1] >= self.started]
 
 
-def _start_time(pid: int) -> int | None:
-    """Return when ``pid`` started, or None where there is no such process any more."""
+def _running(pid: int) -> tuple[int, int] | None:
+    """Return the session of ``pid`` and when it started, or None where there is no such process any more."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except (FileNotFoundError, ProcessLookupError):
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else int(fields[19])
+    return None if fields[0] in "ZX" else (int(fields[3]), int(fields[19]))
+
+
+def _boot() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 @dataclass(frozen=True)
@@ -201,27 +236,6 @@ def _is_at(descriptor: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), path.stat())
     except FileNotFoundError:
         return False
-
-
-@contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait for the end of the block: what it makes has to be known before it is removed.
-
-    Python handles signals in the main thread; elsewhere there is nothing to wait for.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    arrived: list[int] = []
-    endings = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = {number: signal.signal(number, lambda number, _: arrived.append(number)) for number in endings}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    if arrived:
-        signal.raise_signal(arrived[0])
 
 
 def _path(directory: Path) -> Path:

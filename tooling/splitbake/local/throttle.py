@@ -1,0 +1,52 @@
+"""An AWS that throttles: every so many calls one is answered 503 Service Unavailable, and nothing was done.
+
+How many is in a file of the cloud's folder, so it changes while the cloud runs. An empty 503 is the one answer that
+clients of all protocols take for a passing trouble of the service (as botocore's parsers do), and try again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from splitbake.local.state import write_private
+
+FILE = "throttle"
+
+
+def every(directory: Path) -> int:
+    """Return which of the calls to the cloud of ``directory`` fail: each that this divides; 0 is none."""
+    try:
+        return int((directory / FILE).read_text(encoding="ascii"))
+    except FileNotFoundError:
+        return 0
+
+
+def set_every(directory: Path, number: int) -> None:
+    """Let one in ``number`` calls fail from now on; 0 is none."""
+    write_private(directory / FILE, str(number))
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """A WSGI application in front of another one.
+
+    Attributes:
+        app: what answers the other calls.
+        directory: the folder of the cloud.
+    """
+
+    app: Callable[..., Iterable[bytes]]
+    directory: Path
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Pass a call on, or let it fail."""
+        number = every(self.directory)
+        if number and next(self._numbers) % number == 0:
+            start_response("503 Service Unavailable", [("Connection", "close")])
+            return []
+        return self.app(environ, start_response)
