@@ -84,7 +84,7 @@ def made_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     try:
         with pytest.MonkeyPatch.context() as patch:
             for name in local.foreign(os.environ):
-                patch.delenv(name)
+                patch.delenv(name, raising=False)
             for name, value in cloud.environment().items():
                 patch.setenv(name, value)
             scene.fill(project, project.cloud(), assets, lambda line: None)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -10,7 +14,7 @@ import pytest
 
 from splitbake.artifact import Artifact, Report
 from splitbake.errors import VerifyError
-from splitbake.verify import suite
+from splitbake.verify import plugin, ssh, suite
 
 pytestmark = pytest.mark.engine
 
@@ -163,6 +167,35 @@ def test_an_exception_in_a_check_is_no_finding(tmp_path: Path) -> None:
         checked(tmp_path, "def test_the_host(): raise RuntimeError('the line is dead')\n")
 
 
+UNREACHABLE = """
+@pytest.mark.parametrize("path", ["models/a", "models/b", "models/c"])
+def test_model_file(host, contents, path):
+    assert contents(host, "/opt")[path]
+"""
+
+
+def test_a_dead_connection_ends_all_checks_and_is_told_in_the_words_of_ssh(tmp_path: Path) -> None:
+    module, said = tmp_path / "unreachable.py", []
+    module.write_text(f"import pytest\n{UNREACHABLE}", encoding="utf-8")
+    config = ssh.configure(tmp_path, user="ec2-user", private_key=tmp_path / "key")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        ssh.add_host(config, "instance", address="127.0.0.1", port=silent.getsockname()[1])
+        with pytest.raises(VerifyError) as told:
+            suite.run(
+                str(module),
+                artifact=ARTIFACT,
+                standard="sha256:standard",
+                hosts=ssh.hostspec("instance", 1),
+                expected={},
+                ssh_config=config,
+                junit=None,
+                say=said.append,
+            )
+    reason = "ssh ended with 255: Connection timed out during banner exchange"
+    assert told.value.message == f"the check 'model file: models/a' could not be made: {reason}"
+    assert len(said) == 1
+
+
 def test_a_broken_fixture_is_no_finding(tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="could not be made: away"):
         checked(tmp_path, "@pytest.fixture\ndef it(): raise AssertionError('away')\ndef test_one(it): pass\n")
@@ -181,6 +214,26 @@ def test_no_check_at_all_is_no_verdict(tmp_path: Path) -> None:
 def test_a_check_that_hangs_is_ended(tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match="gave no answer in time"):
         checked(tmp_path, "def test_one(): pass\ndef test_two(): time.sleep(60)\n", limit=3)
+
+
+def test_no_setting_of_python_lets_a_check_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONOPTIMIZE", "1")
+    monkeypatch.setenv("PYTHONWARNINGS", "error")
+    report, _ = checked(tmp_path, "def test_bad(host): assert host.run('false').rc == 0, 'it is bad'\n")
+    assert report.failed == ("bad",)
+
+
+@pytest.mark.parametrize("named", ["by the call", "by the module"])
+def test_by_hand_a_python_without_assert_is_refused(tmp_path: Path, named: str) -> None:
+    module = tmp_path / "checks_of_mine.py"
+    plugins = f"pytest_plugins = [{plugin.__name__!r}]\n" if named == "by the module" else ""
+    module.write_text(f"{plugins}def test_bad(): assert False\n", encoding="utf-8")
+    argv = [sys.executable, "-m", "pytest", "-c", os.devnull, f"--rootdir={tmp_path}", str(module)]
+    argv += ["-p", plugin.__name__] if named == "by the call" else []
+    env = {**os.environ, "PYTHONOPTIMIZE": "1"}
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode not in {0, 1}, "that would be a verdict"
+    assert "no check could fail" in done.stdout + done.stderr
 
 
 def test_nothing_of_the_users_pytest_is_picked_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

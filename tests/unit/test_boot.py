@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import base64
+import os
+import signal
 import subprocess
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
+from botocore.exceptions import ClientError
 
 from splitbake.bake import ingress
-from splitbake.errors import VerifyError
+from splitbake.errors import CloudError, VerifyError
 from splitbake.manifest.ami import Builder
 from splitbake.ui import silent
+from splitbake.verify import boot as booting
 from splitbake.verify import ssh, tunnel
 from splitbake.verify.boot import booted
 
@@ -119,6 +126,106 @@ def test_an_error_while_looking_ends_all(cloud: Any, ec2: Any, ami: str, answers
     assert left(ec2, tmp_path) == []
 
 
+@pytest.fixture
+def refused(cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], list[Any]]:
+    """``refused("run_instances", code)``: EC2 answers the first such call by ``code``; the list gets each call."""
+
+    def set_(operation: str, code: str) -> list[Any]:
+        client, calls = cloud.client("ec2"), []
+        real = getattr(client, operation)
+
+        def answer(**values: Any) -> Any:
+            calls.append(values)
+            if len(calls) == 1:
+                raise ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
+            return real(**values)
+
+        monkeypatch.setattr(client, operation, answer)
+        return calls
+
+    return set_
+
+
+@pytest.mark.parametrize("code", ["InvalidGroup.NotFound", "InvalidKeyPair.NotFound"])
+def test_what_ec2_does_not_know_yet_is_asked_for_again_and_time_begins_there(
+    cloud: Any, ami: str, answers: Any, refused: Any, code: str
+) -> None:
+    answers("instance")
+    calls, began = refused("run_instances", code), time.time()
+    with boot(cloud, ami) as (one,):
+        assert len(calls) == 2
+        assert one.asked >= began + booting._PAUSE
+
+
+def test_an_order_that_ec2_refuses_is_not_given_again(
+    cloud: Any, ec2: Any, ami: str, refused: Any, tmp_path: Path
+) -> None:
+    calls = refused("run_instances", "InstanceLimitExceeded")
+    with pytest.raises(CloudError, match="InstanceLimitExceeded"), boot(cloud, ami):
+        pytest.fail("it must not be entered")
+    assert len(calls) == 1
+    assert left(ec2, tmp_path) == []
+
+
+def test_time_until_an_answer_counts_the_order_itself(
+    cloud: Any, ami: str, answers: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers("instance")
+    real = cloud.client("ec2").run_instances
+
+    def slow(**values: Any) -> Any:
+        time.sleep(1)
+        return real(**values)
+
+    monkeypatch.setattr(cloud.client("ec2"), "run_instances", slow)
+    with boot(cloud, ami) as (one,):
+        assert one.seconds >= 1
+
+
+def test_an_instance_that_ec2_does_not_know_yet_is_waited_for(cloud: Any, ami: str, answers: Any, refused: Any) -> None:
+    answers("instance")
+    calls = refused("describe_instances", "InvalidInstanceID.NotFound")
+    with boot(cloud, ami) as (one,):
+        assert calls[0] == calls[1] == {"InstanceIds": [one.instance]}
+
+
+def test_an_instance_that_is_in_no_answer_is_waited_for_as_long_as_any(
+    cloud: Any, ami: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cloud.client("ec2"), "describe_instances", lambda **_: {"Reservations": []})
+    with (
+        pytest.raises(VerifyError, match=r"is pending and has no public-ip address in the time of verify\.within"),
+        boot(cloud, ami, within=1),
+    ):
+        pytest.fail("it must not be entered")
+
+
+def test_a_cancel_does_not_wait_for_an_answer(
+    cloud: Any, ec2: Any, ami: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The ssh of this test answers late: nobody listens to it any more then."""
+    program = tmp_path / "bin" / "ssh"
+    program.parent.mkdir()
+    asked, late = tmp_path / "asked", tmp_path / "late"
+    wait = f"open({str(asked)!r}, 'w').close(); time.sleep(20); open({str(late)!r}, 'w').close(); sys.exit(255)"
+    program.write_text(f"#!{sys.executable}\nimport sys, time\nif 'true' in sys.argv: {wait}\n", encoding="utf-8")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+
+    def cancel() -> None:
+        while not asked.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=cancel)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt), boot(cloud, ami, count=2):
+        pytest.fail("it must not be entered")
+    thread.join()
+    assert not late.exists()
+    assert left(ec2, tmp_path) == []
+
+
 def test_session_manager_needs_a_role_and_no_open_port(
     cloud: Any, ec2: Any, ami: str, answers: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -132,5 +239,5 @@ def test_session_manager_needs_a_role_and_no_open_port(
         group = running["SecurityGroups"][0]["GroupId"]
         assert ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"][0]["IpPermissions"] == []
         shown = subprocess.run(["ssh", "-G", "-F", str(one.ssh_config), one.host], capture_output=True, check=True)
-        assert f"-m splitbake.verify.tunnel {one.instance} {REGION}\n" in shown.stdout.decode()
+        assert f"-P -m splitbake.verify.tunnel {one.instance} {REGION}\n" in shown.stdout.decode()
         assert "connecttimeout 30\n" in shown.stdout.decode()

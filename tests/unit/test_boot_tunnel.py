@@ -102,6 +102,16 @@ def test_bytes_go_through_and_the_token_is_no_argument(endpoint: str, plugin: Pa
     assert TOKEN not in "".join(told["argv"])
 
 
+def test_modules_of_the_users_folder_are_none_of_ours(
+    endpoint: str, plugin: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "json.py").write_text("raise SystemExit('the user has a json.py')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path / "project")
+    done = through(tunnel.proxy_command(INSTANCE, "eu-west-1", endpoint), "ssh-2.0\n")
+    assert (done.stdout, done.stderr) == ("SSH-2.0\n", "")
+
+
 def test_an_instance_that_is_not_connected_is_said_in_one_line(endpoint: str, plugin: Path) -> None:
     done = through(tunnel.proxy_command("i-00000000000000000", "eu-west-1", endpoint), "")
     assert done.returncode == 1

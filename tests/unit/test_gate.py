@@ -6,6 +6,7 @@ import json
 import os
 import stat
 import subprocess
+import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from splitbake.artifact import Check, Report
-from splitbake.errors import BuildError, VerifyError
+from splitbake.errors import VerifyError
 from splitbake.verify import gate, suite
 
 SCRIPT = Path(str(files("splitbake.generate"))) / "scripts" / "80-gate.sh"
@@ -82,14 +83,10 @@ def test_the_builder_is_looked_at_over_the_run_s_own_key(found: Any, prepared: d
     assert {"identitiesonly yes", "batchmode yes", "stricthostkeychecking accept-new"} <= set(shown)
 
 
-def test_what_is_seen_is_said_and_kept(found: Any, prepared: dict[str, str], capsys: Any) -> None:
+def test_what_is_seen_is_said(found: Any, prepared: dict[str, str], capsys: Any) -> None:
     found(GOOD)
     assert gate.main(prepared) == 0
     assert capsys.readouterr().out == "splitbake: check: ✔ model file: a\n"
-    kept = gate.report(Path(prepared[gate.FOLDER]))
-    assert kept is not None
-    assert kept.passed
-    assert kept.checks == (GOOD,)
 
 
 def test_a_finding_ends_the_bake_and_is_its_reason(found: Any, prepared: dict[str, str], capsys: Any) -> None:
@@ -97,9 +94,6 @@ def test_a_finding_ends_the_bake_and_is_its_reason(found: Any, prepared: dict[st
     assert gate.main(prepared) == 1
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == "splitbake: gate: n0 (is wrong); n1 (is wrong); n2 (is wrong) and 2 more"
-    kept = gate.report(Path(prepared[gate.FOLDER]))
-    assert kept is not None
-    assert len(kept.failed) == 5
 
 
 def test_no_check_is_no_pass(found: Any, prepared: dict[str, str], capsys: Any) -> None:
@@ -112,13 +106,6 @@ def test_a_builder_that_does_not_answer_ends_the_bake(found: Any, prepared: dict
     found(VerifyError("it is gone\nand more"))
     assert gate.main(prepared) == 1
     assert capsys.readouterr().out == "splitbake: gate: the builder could not be checked: it is gone\n"
-    assert gate.report(Path(prepared[gate.FOLDER])) is None
-
-
-def test_a_report_that_is_none_is_said(prepared: dict[str, str]) -> None:
-    (Path(prepared[gate.FOLDER]) / "report.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(BuildError, match="is not a report"):
-        gate.report(Path(prepared[gate.FOLDER]))
 
 
 def script(**environment: str) -> subprocess.CompletedProcess[str]:
@@ -139,7 +126,17 @@ def test_the_script_ends_as_the_gate_does(tmp_path: Path, status: int) -> None:
     python.write_text(f'#!/bin/sh\necho "$@"\nexit {status}\n', encoding="utf-8")
     python.chmod(0o755)
     done = script(**{gate.FOLDER: "/somewhere", gate.PYTHON: str(python)})
-    assert (done.stdout, done.returncode) == ("-m splitbake.verify.gate\n", status)
+    assert (done.stdout, done.returncode) == ("-P -m splitbake.verify.gate\n", status)
+
+
+def test_modules_of_the_folder_in_which_packer_runs_are_none_of_ours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the user has a json.py')\n", encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    done = script(**{gate.FOLDER: str(tmp_path / "gate"), gate.PYTHON: sys.executable})
+    assert "the user has a json.py" not in done.stderr
+    assert "gate.json" in done.stderr, "there is nothing to look at"
 
 
 @pytest.mark.parametrize("environment", [{}, {gate.PYTHON: ""}, {gate.PYTHON: "/no/such/python"}])
@@ -151,4 +148,18 @@ def test_a_gate_without_python_stays_shut(environment: dict[str, str]) -> None:
 
 def test_nothing_of_the_project_is_in_the_order_but_what_is_compared(prepared: dict[str, str]) -> None:
     order = json.loads((Path(prepared[gate.FOLDER]) / "gate.json").read_text(encoding="utf-8"))
-    assert order.keys() == {"artifact", "standard", "private_key", "limit", "expected"}
+    assert order.keys() == {"artifact", "standard", "private_key", "connect", "limit", "expected"}
+
+
+@pytest.mark.parametrize("way", [("private-ip", 5), ("session-manager", 30)])
+def test_a_connection_has_as_long_as_its_way_takes(
+    small: Any, cloud: Any, found: Any, tmp_path: Path, way: tuple[str, int]
+) -> None:
+    connect, seconds = way
+    small.manifest["ami"]["builder"] = {"connect": connect, "profile": "p"}
+    key = tmp_path / "key"
+    names = gate.prepare(small.project, cloud, "sha256:1", folder=tmp_path / "g", private_key=key, public_key="a b")
+    asked = found(GOOD)
+    assert gate.main({**names, **ADDRESS}) == 0
+    assert asked["hosts"].endswith(f"&timeout={seconds}")
+    assert f'ConnectTimeout "{seconds}"' in asked["ssh_config"].read_text(encoding="utf-8")

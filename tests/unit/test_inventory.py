@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitbake import inventory
+from splitbake.artifact import Artifact
 from splitbake.cli import cli, run
 from splitbake.inventory import Change, Inventory, Model
+from splitbake.verify import probe
 
 OLD, NEW = "ami-0aaaaaaaaaaaaaaaa", "ami-0bbbbbbbbbbbbbbbb"
 VERSIONS = st.dictionaries(st.text("abc", min_size=1, max_size=2), st.sampled_from(["1", "2", "3-4, 5"]))
@@ -59,20 +62,60 @@ def test_everything_is_compared() -> None:
         ecs_agent="1.91.0",
         models=trained,
         images={"sha256:2": 5},
+        runtime="sha256:9",
+        wheels={"torch": "2.4.0"},
         sizes={"/": 30_000_000, "/usr": 2, "/opt": 5_000_001, "/srv": 8_000_000},
     )
     assert inventory.compare(before, after) == [
         Change("system", "driver", "", "570.133.20"),
         Change("system", "ecs agent", "1.90.0", "1.91.0"),
         Change("system", "kernel", "6.1.1", "6.12.3"),
+        Change("system", "runtime", "", "sha256:9"),
         Change("model", "models/a", "5 B, sha256 111111111111", ""),
         Change("model", "models/b", "5 B, sha256 222222222222", "5 B, sha256 333333333333"),
         Change("model", "models/c", "", "7.0 kB, sha256 444444444444"),
+        Change("wheel", "torch", "", "2.4.0"),
         Change("image", "sha256:1", "5 B", ""),
         Change("image", "sha256:2", "", "5 B"),
         Change("folder", "/", "20.0 MB", "30.0 MB"),
         Change("folder", "/srv", "", "8.0 MB"),
     ]
+
+
+def test_where_nothing_else_differs_the_fingerprint_does() -> None:
+    other = of(NEW, fingerprint="sha256:2")
+    assert inventory.compare(of(), other) == [Change("system", "fingerprint", "sha256:1", "sha256:2")]
+    (change,) = inventory.compare(of(), other.model_copy(update={"runtime": "sha256:9"}))
+    assert change.name == "runtime"
+
+
+def test_an_inventory_of_before_there_was_a_runtime_is_read() -> None:
+    body = of().model_dump(exclude={"runtime", "wheels"})
+    assert Inventory.model_validate(body) == of()
+
+
+@pytest.mark.parametrize("runtime", [None, "/opt/run time"])
+def test_the_folders_of_all_volumes_are_asked_for(
+    small: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, runtime: str | None
+) -> None:
+    if runtime:
+        small.manifest["runtime"] = {
+            "requirements": "gpu.txt",
+            "python": "3.11",
+            "budget": "1 GB",
+            "root": runtime,
+        }
+    manifest, asked = small.project.manifest, []
+
+    def ask(_config: Path, _host: str, *arguments: str, within: float) -> dict[str, Any]:
+        asked.extend(arguments)
+        return of().model_dump(exclude={"ami", "fingerprint", "taken"})
+
+    monkeypatch.setattr(probe, "ask_over_ssh", ask)
+    artifact = Artifact(half="ami", id=OLD, location="x", fingerprint="y", created="z", seconds=1.0, size=1)
+    found = inventory.take(tmp_path, "instance", artifact, manifest=manifest, within=1)
+    assert (found.ami, found.fingerprint) == (OLD, "y")
+    assert asked == ["inventory", manifest.models.root, *([runtime] if runtime else [])]
 
 
 @pytest.fixture
@@ -94,6 +137,27 @@ def test_diff_shows_what_changed(kept: list[str], capsys: pytest.CaptureFixture[
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert any({"~", "package", "bash", "5.2", "5.3"} <= set(line) for line in lines)
     assert any({"+", "package", "jq", "1.7"} <= set(line) for line in lines)
+
+
+def test_one_ami_is_shown_whole(kept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(NEW, *kept) == 0
+    out = capsys.readouterr().out
+    assert NEW in out
+    lines = [line.split() for line in out.splitlines()]
+    for wanted in ("package bash 5.3", "package jq 1.7", "system kernel 6.1.1", "folder / 10.0"):
+        assert any(set(wanted.split()) <= set(line) for line in lines), wanted
+    assert "driver" not in out, "what it does not have is not told"
+
+
+def test_one_ami_for_scripts(kept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(NEW, "--json", *kept) == 0
+    told = Inventory.model_validate_json(capsys.readouterr().out)
+    assert (told.ami, told.packages) == (NEW, {"bash": "5.3", "jq": "1.7"})
+
+
+def test_one_ami_differs_from_none(kept: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert called(NEW, "--exit-code", *kept) == 64
+    assert "only one was named" in capsys.readouterr().err
 
 
 def test_diff_for_scripts(kept: list[str], capsys: pytest.CaptureFixture[str]) -> None:

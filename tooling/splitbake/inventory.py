@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from splitbake.artifact import Artifact, now
+from splitbake.manifest import Manifest
 from splitbake.spec import Spec, Text
 from splitbake.units import format_size
 
@@ -41,7 +42,9 @@ class Inventory(Spec):
     packages: dict[str, str] = Field(description="name -> version, or several")
     images: dict[str, int] = Field(description="container images that it starts with: digest -> bytes")
     models: dict[str, Model] = Field(description="path below models.root -> what it holds")
-    sizes: dict[str, int] = Field(description="folders of / and of models.root -> bytes")
+    runtime: str = Field(default="", description="digest of the runtime")
+    wheels: dict[str, str] = Field(default={}, description="packages of the runtime: name -> version")
+    sizes: dict[str, int] = Field(description="folders of /, of models.root and of the runtime's root -> bytes")
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class Change:
     """One thing that is different.
 
     Attributes:
-        what: ``system``, ``package``, ``image``, ``model`` or ``folder``.
+        what: a key of ``told``.
         name: which one.
         before: empty where it was added.
         after: empty where it was removed.
@@ -66,7 +69,7 @@ class Change:
         return "added" if not self.before else "removed" if not self.after else "changed"
 
 
-def take(config: Path, host: str, ami: Artifact, *, root: str, within: float) -> Inventory:
+def take(config: Path, host: str, ami: Artifact, *, manifest: Manifest, within: float) -> Inventory:
     """Look at what is on ``host`` of an SSH configuration, an instance of ``ami``; it has ``within`` seconds.
 
     Raises:
@@ -74,38 +77,39 @@ def take(config: Path, host: str, ami: Artifact, *, root: str, within: float) ->
     """
     from splitbake.verify import probe
 
-    found = probe.ask_over_ssh(config, host, "inventory", root, within=within)
+    folders = [manifest.models.root, *([manifest.runtime.root] if manifest.runtime else [])]
+    found = probe.ask_over_ssh(config, host, "inventory", *folders, within=within)
     return Inventory.model_validate({"ami": ami.id, "fingerprint": ami.fingerprint, "taken": now(), **found})
 
 
+def told(inventory: Inventory, folders: Collection[str] | None = None) -> dict[str, dict[str, str]]:
+    """Return what it holds in words, kind of thing -> name -> what it is, in the order in which people ask for it.
+
+    ``folders``: which of them are told; None tells all.
+    """
+    names = ("system", "kernel", "driver", "docker", "ecs_agent", "python", "runtime")
+    sizes = {name: size for name, size in inventory.sizes.items() if folders is None or name in folders}
+    return {
+        "system": {name.replace("_", " "): getattr(inventory, name) for name in names},
+        "model": {path: f"{format_size(one.size)}, sha256 {one.sha256[:12]}" for path, one in inventory.models.items()},
+        "wheel": inventory.wheels,
+        "image": {digest: format_size(size) for digest, size in inventory.images.items()},
+        "package": inventory.packages,
+        "folder": {name: format_size(size) for name, size in sizes.items()},
+    }
+
+
 def compare(before: Inventory, after: Inventory) -> list[Change]:
-    """Return what is different, in the order in which people ask for it."""
+    """Return what is different; the fingerprint, which says that something must be, only where nothing else is."""
     old, new = before.sizes, after.sizes
     moved = {name for name in old.keys() | new.keys() if abs(new.get(name, 0) - old.get(name, 0)) >= _NOTABLE}
-    return [
-        *_changes("system", _versions(before), _versions(after)),
-        *_changes("model", _models(before), _models(after)),
-        *_changes("image", _sizes(before.images), _sizes(after.images)),
-        *_changes("package", before.packages, after.packages),
-        *_changes("folder", _sizes(before.sizes, moved), _sizes(after.sizes, moved)),
-    ]
+    here, there = told(before, moved), told(after, moved)
+    changes = [change for what in here for change in _changes(what, here[what], there[what])]
+    marks = ({"fingerprint": one.fingerprint} for one in (before, after))
+    return changes or _changes("system", *marks)
 
 
-def _versions(inventory: Inventory) -> dict[str, str]:
-    names = ("system", "kernel", "driver", "docker", "ecs_agent", "python")
-    return {name.replace("_", " "): getattr(inventory, name) for name in names}
-
-
-def _models(inventory: Inventory) -> dict[str, str]:
-    return {path: f"{format_size(one.size)}, sha256 {one.sha256[:12]}" for path, one in inventory.models.items()}
-
-
-def _sizes(sizes: Mapping[str, int], of: Collection[str] | None = None) -> dict[str, str]:
-    return {name: format_size(size) for name, size in sizes.items() if of is None or name in of}
-
-
-def _changes(what: str, before: Mapping[str, str], after: Mapping[str, str]) -> Iterator[Change]:
-    for name in sorted(before.keys() | after.keys()):
-        old, new = before.get(name, ""), after.get(name, "")
-        if old != new:
-            yield Change(what, name, old, new)
+def _changes(what: str, before: Mapping[str, str], after: Mapping[str, str]) -> list[Change]:
+    names = sorted(before.keys() | after.keys())
+    changes = [Change(what, name, before.get(name, ""), after.get(name, "")) for name in names]
+    return [change for change in changes if change.before != change.after]

@@ -9,6 +9,7 @@ import click
 
 from splitbake import ui
 from splitbake.artifact import Half, Report
+from splitbake.catalog import Catalog
 from splitbake.cli import options
 from splitbake.project import Project
 
@@ -45,8 +46,17 @@ def command(half: Half | None, junit: Path | None, project: Project, env: str | 
         if not as_json:
             _show(reports[-1])
     if as_json:
-        ui.emit_json({report.half: {**report.model_dump(mode="json"), "passed": report.passed} for report in reports})
+        told = {report.half: {**report.model_dump(mode="json"), "passed": report.passed} for report in reports}
+        if "ami" in told:
+            told["ami"]["inventory"] = _place(project, project.catalog(cloud), told["ami"]["artifact"])
+        ui.emit_json(told)
     return 0 if all(report.passed for report in reports) else 2
+
+
+def _place(project: Project, catalog: Catalog, ami: str) -> str | None:
+    """Return where the state has the inventory of ``ami``; None where it was not taken: a check had failed."""
+    keys = catalog.store.keys(f"inventories/{catalog.account}/{catalog.region}/{ami}.json")
+    return f"{project.manifest.state.rstrip('/')}/{keys[0]}" if keys else None
 
 
 def _show(report: Report) -> None:

@@ -109,7 +109,10 @@ def tags(manifest: Manifest, fingerprint: str, run: str) -> dict[str, str]:
 
 
 def inventory(manifest: Manifest, lock: Lock, fingerprint: str) -> dict[str, Any]:
-    """Return what ``/etc/splitbake/ami.json`` says on an instance: what this AMI is and which models it holds."""
+    """Return what ``/etc/splitbake/ami.json`` says on an instance: what this AMI is and what it holds."""
+    runtime = (
+        {"root": manifest.runtime.root, "digest": lock.runtime.digest} if manifest.runtime and lock.runtime else None
+    )
     return {
         "version": 1,
         "project": manifest.project,
@@ -122,6 +125,7 @@ def inventory(manifest: Manifest, lock: Lock, fingerprint: str) -> dict[str, Any
             "size": lock.models_size,
             "files": {file.path: {"sha256": file.sha256, "size": file.size} for file in lock.files},
         },
+        **({"runtime": runtime} if runtime else {}),
     }
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from splitbake import contract, inventory
+from splitbake import contract, inventory, lease
 from splitbake.artifact import Artifact, Report
 from splitbake.cloud import Cloud
 from splitbake.generate import host, packer
@@ -26,9 +26,19 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
 
     Raises:
         CloudError, VerifyError, ToolError: it could not be looked at; the instances are gone all the same.
+        HeldError: another verification looks at it.
         StateError: the inventory cannot be written.
     """
+    catalog = project.catalog(cloud)
+    # While it is held, gc knows whose the instances are.
+    name = f"verify/{catalog.account}/{catalog.region}/ami/{artifact.fingerprint}"
+    with lease.held(catalog.store, name, who=cloud.guard().arn, doing=f"verifying {artifact.id}"):
+        return _verify(project, cloud, artifact, junit=junit, say=say)
+
+
+def _verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | None, say: Say) -> Report:
     manifest, wanted = project.manifest, project.manifest.verify
+    connect = ssh.seconds_to_connect(manifest.ami.builder.connect)
     tags = {
         "Name": f"{manifest.project} verification",
         "splitbake:project": manifest.project,
@@ -43,7 +53,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
         tags=tags,
         say=say,
         count=wanted.instances,
-        lifetime=wanted.within + suite.LIMIT + limit(project.lock),
+        lifetime=wanted.within + suite.LIMIT + limit(manifest, project.lock),
     ) as instances:
         first, *_ = instances
         report = suite.run(
@@ -51,29 +61,29 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
             "ami",
             artifact=artifact,
             standard=project.standard("ami"),
-            hosts=ssh.hostspec(first.host),
+            hosts=ssh.hostspec(first.host, connect),
             expected={
                 **expectation(manifest, project.lock, artifact.fingerprint, first.public_key),
                 "moment": "instance",
-                "instances": _told(instances),
+                "instances": _told(instances, connect),
                 "gpu": wanted.gpu,
             },
             ssh_config=first.ssh_config,
             junit=junit,
             say=say,
-            limit=limit(project.lock),
+            limit=limit(manifest, project.lock),
         )
         if not report.passed:
             return report  # nobody uses it, and what was found must not be lost because notes on it are damaged
         say("taking the inventory")
-        found = inventory.take(first.ssh_config, first.host, artifact, root=manifest.models.root, within=suite.LIMIT)
+        found = inventory.take(first.ssh_config, first.host, artifact, manifest=manifest, within=suite.LIMIT)
     project.catalog(cloud).keep_inventory(found)
     return report
 
 
-def limit(lock: Lock) -> float:
-    """Return the seconds that one check may take; one of them reads all models."""
-    return suite.LIMIT + lock.models_size / _SLOWEST
+def limit(manifest: Manifest, lock: Lock) -> float:
+    """Return the seconds that one check may take; one of them reads all models, another one the runtime."""
+    return suite.LIMIT + (lock.models_size + (manifest.runtime.budget if manifest.runtime else 0)) / _SLOWEST
 
 
 def expectation(manifest: Manifest, lock: Lock, fingerprint: str, public_key: str) -> dict[str, Any]:
@@ -90,9 +100,9 @@ def expectation(manifest: Manifest, lock: Lock, fingerprint: str, public_key: st
     }
 
 
-def _told(instances: Sequence[Booted]) -> list[dict[str, Any]]:
+def _told(instances: Sequence[Booted], connect: int) -> list[dict[str, Any]]:
     """Return what ``checks/boot.py`` needs to know of each instance."""
     return [
-        {"host": ssh.hostspec(one.host), "id": one.instance, "asked": one.asked, "seconds": one.seconds}
+        {"host": ssh.hostspec(one.host, connect), "id": one.instance, "asked": one.asked, "seconds": one.seconds}
         for one in instances
     ]

@@ -6,7 +6,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,8 +15,8 @@ from typing import Any
 
 from splitbake.bake import access, roles, rundir, things
 from splitbake.bake.access import Access
-from splitbake.cloud import Cloud, aws_errors
-from splitbake.errors import VerifyError
+from splitbake.cloud import Cloud, aws_errors, error_code
+from splitbake.errors import CloudError, VerifyError
 from splitbake.manifest.ami import Builder
 from splitbake.ui import Say
 from splitbake.verify import ssh, tunnel
@@ -29,6 +29,9 @@ LIFETIME = 3600
 _PAUSE = 0.5
 #: Seconds that a machine which was reached has to answer.
 _ANSWER = 60
+#: Seconds until RunInstances knows what was made a moment ago: EC2 is "eventually consistent" (EC2 API reference).
+_KNOWN_WITHIN = 90
+_NOT_KNOWN_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound"}
 #: Not shutdown -h +N: that forbids every login 5 minutes before its time (/run/nologin) and counts whole minutes.
 _ENDS_ITSELF = """\
 #!/bin/sh
@@ -36,6 +39,10 @@ _ENDS_ITSELF = """\
 exec systemd-run --quiet --unit=splitbake-lifetime --on-active={seconds}s --timer-property=AccuracySec=1s \\
     systemctl poweroff
 """
+
+
+#: When RunInstances was called, by the wall clock and by the monotonic one, and its answer.
+_Launched = tuple[float, float, Any]
 
 
 @dataclass(frozen=True)
@@ -47,8 +54,8 @@ class Booted:
         host: its name in the SSH configuration.
         ssh_config: how to reach it: address or tunnel, user, key, and the host key seen at first contact.
         public_key: the one key that may log in.
-        asked: when it was asked for, in seconds since 1970 by this machine's clock.
-        seconds: from RunInstances to the first answer by SSH.
+        asked: when RunInstances was called, in seconds since 1970 by this machine's clock.
+        seconds: from then to the first answer by SSH.
     """
 
     instance: str
@@ -111,14 +118,13 @@ def booted(
             folder.path,
             user=builder.ssh_user,
             private_key=way_in.private_key,
-            connect=ssh.CONNECT_BY_TUNNEL if tunnelled else ssh.CONNECT,
+            connect=ssh.seconds_to_connect(builder.connect),
         )
-        asked = time.time()
         order = {"MinCount": count, "MaxCount": count, "UserData": _ENDS_ITSELF.format(seconds=math.ceil(lifetime))}
-        ids = _launch(cloud, ami, way_in, order, builder=builder, instance_type=instance_type)
+        asked, started, ids = _launch(cloud, ami, way_in, order, builder=builder, instance_type=instance_type)
         hosts = {HOST if number == 1 else f"{HOST}-{number}": one for number, one in enumerate(ids, start=1)}
         say(f"{', '.join(ids)} of {ami} {'is' if count == 1 else 'are'} starting")
-        boot = _Boot(cloud, builder.connect, config, time.monotonic(), within, say)
+        boot = _Boot(cloud, builder.connect, config, started, within, say)
         try:
             seconds = boot.await_all(hosts)
             yield tuple(
@@ -138,7 +144,8 @@ def _launch(
     *,
     builder: Builder,
     instance_type: str,
-) -> list[str]:
+) -> tuple[float, float, list[str]]:
+    """Start the instances; return when they were asked for, by both clocks, and their ids."""
     marks = things.as_tags(way_in.tags)
     network: dict[str, Any] = {"SecurityGroupIds": [way_in.group]}
     if builder.subnet:
@@ -161,8 +168,23 @@ def _launch(
         **role,
     )
     with aws_errors(f"start an instance of {ami}"):
-        answer = roles.as_soon_as_known(launch)
-    return [str(one["InstanceId"]) for one in answer["Instances"]]
+        # The moments come first, and anew with each try: all times until something is ready begin there.
+        asked, started, answer = _as_soon_as_known(lambda: (time.time(), time.monotonic(), launch()))
+    return asked, started, [str(one["InstanceId"]) for one in answer["Instances"]]
+
+
+def _as_soon_as_known(launch: Callable[[], _Launched]) -> _Launched:
+    """Return what ``launch`` returns; again while EC2 does not know key pair, group or profile yet."""
+    from botocore.exceptions import ClientError
+
+    deadline = time.monotonic() + _KNOWN_WITHIN
+    while True:
+        try:
+            return roles.as_soon_as_known(launch)
+        except ClientError as problem:
+            if problem.response["Error"]["Code"] not in _NOT_KNOWN_YET or time.monotonic() > deadline:
+                raise
+        time.sleep(_PAUSE)
 
 
 @dataclass(frozen=True)
@@ -209,10 +231,8 @@ class _Boot:
         """Return where it is reached; None: through Session Manager, as soon as it runs."""
         key = {"public-ip": "PublicIpAddress", "private-ip": "PrivateIpAddress"}.get(self.connect)
         while True:
-            with aws_errors(f"describe {instance}"):
-                answer = self.cloud.client("ec2").describe_instances(InstanceIds=[instance])
-            found = answer["Reservations"][0]["Instances"][0]
-            state = found["State"]["Name"]
+            found = self._described(instance)
+            state = found["State"]["Name"] if found else "pending"
             if state == "running" and (key is None or found.get(key)):
                 return str(found[key]) if key else None
             if state not in {"pending", "running"}:
@@ -226,9 +246,20 @@ class _Boot:
                     hint="give verify.within more time, or correct ami.builder.subnet and connect",
                 )
 
+    def _described(self, instance: str) -> Mapping[str, Any]:
+        """Return what EC2 says of it: at first it may not know an instance that it has just started."""
+        try:
+            with aws_errors(f"describe {instance}"):
+                answer = self.cloud.client("ec2").describe_instances(InstanceIds=[instance])
+        except CloudError as problem:
+            if error_code(problem) != "InvalidInstanceID.NotFound":
+                raise
+            return {}
+        return next((one for group in answer["Reservations"] for one in group["Instances"]), {})
+
     def _await_answer(self, host: str, instance: str) -> None:
         while True:
-            done = ssh.run(self.config, host, ["true"], within=_ANSWER)
+            done = ssh.run(self.config, host, ["true"], within=_ANSWER, over=self.over)
             if done.returncode == 0:
                 return
             if self._is_over():

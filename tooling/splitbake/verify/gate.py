@@ -1,7 +1,7 @@
 """The gate before the snapshot: the checks of an AMI on the builder, while it lives.
 
 ``packer/scripts/80-gate.sh`` runs this module on the machine on which Packer runs; a finding ends the bake before there
-is any AMI. ``prepare`` lays out what it needs in a private folder, and its report is there afterwards.
+is any AMI. ``prepare`` lays out what it needs in a private folder.
 """
 
 from __future__ import annotations
@@ -13,13 +13,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from splitbake import files
 from splitbake.artifact import Artifact, Report, now
 from splitbake.bake import uploads
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError, SplitbakeError, VerifyError
+from splitbake.errors import BuildError, SplitbakeError
 from splitbake.project import Project
 from splitbake.verify import ami, ssh, suite
 
@@ -28,7 +26,6 @@ FOLDER, PYTHON = "SPLITBAKE_GATE", "SPLITBAKE_PYTHON"
 HOST, PORT, USER = "SPLITBAKE_GATE_HOST", "SPLITBAKE_GATE_PORT", "SPLITBAKE_GATE_USER"
 
 _ORDER = "gate.json"
-_REPORT = "report.json"
 #: The builder is no artifact yet.
 _BUILDER = "builder"
 _SHOWN = 3
@@ -60,7 +57,8 @@ def prepare(
         "artifact": placeholder.model_dump(mode="json"),
         "standard": project.standard("ami"),
         "private_key": str(private_key),
-        "limit": ami.limit(project.lock),
+        "connect": ssh.seconds_to_connect(project.manifest.ami.builder.connect),
+        "limit": ami.limit(project.manifest, project.lock),
         "expected": {
             **ami.expectation(project.manifest, project.lock, fingerprint, public_key),
             "moment": "builder",
@@ -70,16 +68,6 @@ def prepare(
         folder.mkdir(mode=0o700)
     uploads.write_private(folder / _ORDER, json.dumps(order))
     return {FOLDER: str(folder), PYTHON: sys.executable}
-
-
-def report(folder: Path) -> Report | None:
-    """Return what the gate of ``folder`` found, None where the bake did not come that far."""
-    try:
-        return Report.model_validate_json((folder / _REPORT).read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as problem:
-        raise BuildError(f"{folder / _REPORT} is not a report: {problem.errors()[0]['msg']}") from problem
 
 
 def main(environment: Mapping[str, str]) -> int:
@@ -100,14 +88,15 @@ def main(environment: Mapping[str, str]) -> int:
 def _look(environment: Mapping[str, str]) -> Report:
     folder = Path(environment[FOLDER])
     order: dict[str, Any] = json.loads((folder / _ORDER).read_text(encoding="utf-8"))
-    config = ssh.configure(folder, user=environment[USER], private_key=Path(order["private_key"]))
+    private_key, connect = Path(order["private_key"]), order["connect"]
+    config = ssh.configure(folder, user=environment[USER], private_key=private_key, connect=connect)
     ssh.add_host(config, _BUILDER, address=environment[HOST], port=int(environment[PORT]))
     try:
-        found = suite.run(
+        return suite.run(
             "ami",
             artifact=Artifact.model_validate(order["artifact"]),
             standard=order["standard"],
-            hosts=ssh.hostspec(_BUILDER),
+            hosts=ssh.hostspec(_BUILDER, connect),
             expected=order["expected"],
             ssh_config=config,
             junit=None,
@@ -116,8 +105,6 @@ def _look(environment: Mapping[str, str]) -> Report:
         )
     finally:
         ssh.disconnect(config, _BUILDER)
-    files.replace(folder / _REPORT, found.model_dump_json(indent=2), VerifyError)
-    return found
 
 
 def _say(kind: str, text: str) -> None:

@@ -31,6 +31,12 @@ _FIGURES = pytest.StashKey[dict[str, float]]()
 _LONGEST = 300
 
 
+def pytest_configure() -> None:
+    """Refuse a Python that drops ``assert``, of which every check is made."""
+    if not __debug__:
+        raise pytest.UsageError("this Python runs with -O or PYTHONOPTIMIZE, so that no check could fail")
+
+
 def expectation() -> dict[str, Any]:
     """Return what ``SPLITBAKE_EXPECTED`` names, for parameters that are needed before any fixture."""
     path = os.environ.get(EXPECTED)
@@ -84,8 +90,10 @@ def contents() -> Contents:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell the stream about a check as soon as its outcome is known."""
+    """Tell the stream about a check as soon as its outcome is known; stop where none of the others can be made."""
     report = yield
+    if _of_ssh(call) is not None:
+        item.session.shouldstop = "the connection is dead"
     # A check that is skipped before it begins is a kind of which the manifest wants none: no check at all.
     if report.when == "call" or report.failed:
         _tell(item, call, report)
@@ -115,9 +123,21 @@ def _outcome(call: pytest.CallInfo[None], report: pytest.TestReport) -> str:
     return report.outcome
 
 
+def _of_ssh(call: pytest.CallInfo[None]) -> str | None:
+    """Return what ssh said last where it ended with 255: there is no connection any more. None where there is."""
+    from testinfra.backend.base import CommandResult
+
+    problem = call.excinfo.value if call.excinfo else None
+    result = problem.args[0] if isinstance(problem, RuntimeError) and problem.args else None
+    # Its text in the machine's own encoding could be had only by asking the machine.
+    return probe.last_line(result.stderr_bytes.decode(errors="replace")) if isinstance(result, CommandResult) else None
+
+
 def _reason(call: pytest.CallInfo[None]) -> str:
     if call.excinfo is None:
         return ""
+    if (said := _of_ssh(call)) is not None:
+        return f"ssh ended with 255: {said}"
     text = str(call.excinfo.value).strip() or call.excinfo.typename
     return text.splitlines()[0]
 

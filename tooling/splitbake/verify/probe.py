@@ -25,7 +25,7 @@ def ask(host: Any, name: str, *arguments: str) -> Any:
     argv = ["python3", "-IB", "-c", source(name), *arguments]
     done = host.run(" ".join(["%s"] * len(argv)), *argv)
     if done.rc:
-        raise RuntimeError(f"the probe {name} ended with {done.rc}: {_last_line(done.stderr)}")
+        raise RuntimeError(f"the probe {name} ended with {done.rc}: {last_line(done.stderr)}")
     return json.loads(done.stdout)
 
 
@@ -38,10 +38,11 @@ def ask_over_ssh(config: Path, host: str, name: str, *arguments: str, within: fl
     argv = ["sudo", "-n", "python3", "-IB", "-", *arguments]
     done = ssh.run(config, host, argv, text=source(name), within=within)
     if done.returncode:
-        raise VerifyError(f"the probe {name} ended with {done.returncode} on {host}: {_last_line(done.stderr)}")
+        raise VerifyError(f"the probe {name} ended with {done.returncode} on {host}: {last_line(done.stderr)}")
     return json.loads(done.stdout)
 
 
-def _last_line(text: str) -> str:
+def last_line(text: str) -> str:
+    """Return the line in which a program says why it ended."""
     lines = text.strip().splitlines()
     return lines[-1] if lines else "it said nothing"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +15,13 @@ from splitbake.errors import ToolError
 CONNECT = 5
 CONNECT_BY_TUNNEL = 30
 PORT = 22
+#: Seconds between two looks at whether an answer is still wanted.
+_PAUSE = 0.5
+
+
+def seconds_to_connect(connect: str) -> int:
+    """Return the seconds that a connection may take to come about, by ``ami.builder.connect``."""
+    return CONNECT_BY_TUNNEL if connect == "session-manager" else CONNECT
 
 
 def configure(folder: Path, *, user: str, private_key: Path, connect: int = CONNECT) -> Path:
@@ -58,34 +67,53 @@ def add_host(config: Path, name: str, *, address: str, port: int = PORT, proxy: 
     config.with_name(f"{name}.host").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def hostspec(name: str) -> str:
-    """Return how testinfra names the machine ``name`` of a configuration, with root's view."""
-    return f"ssh://{name}?sudo=true&timeout={CONNECT_BY_TUNNEL}"
+def hostspec(name: str, connect: int = CONNECT) -> str:
+    """Return how testinfra names the machine ``name`` of a configuration, with root's view.
+
+    ``connect`` is that of the configuration, in the place of which testinfra puts a number of its own.
+    """
+    return f"ssh://{name}?sudo=true&timeout={connect}"
 
 
 def run(
-    config: Path, host: str, command: Sequence[str], *, text: str = "", within: float
+    config: Path,
+    host: str,
+    command: Sequence[str],
+    *,
+    text: str = "",
+    within: float,
+    over: threading.Event | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` on ``host`` with ``text`` on its standard input, and return what it said.
 
-    255 is its exit status where the machine gave no answer in ``within`` seconds.
+    255 is its exit status where the machine gave no answer in ``within`` seconds, or until ``over`` was set.
 
     Raises:
         ToolError: there is no ssh here.
     """
-    return _ssh(["-F", str(config), host, shlex.join(command)], text, within)
+    return _ssh(["-F", str(config), host, shlex.join(command)], text, within, over or threading.Event())
 
 
 def disconnect(config: Path, host: str) -> None:
     """Close the shared connection to ``host``, which would outlive us by a minute; none is fine."""
-    _ssh(["-F", str(config), "-O", "exit", host], "", CONNECT)
+    _ssh(["-F", str(config), "-O", "exit", host], "", CONNECT, threading.Event())
 
 
-def _ssh(arguments: Sequence[str], text: str, within: float) -> subprocess.CompletedProcess[str]:
-    argv = ["ssh", *arguments]
+def _ssh(arguments: Sequence[str], text: str, within: float, over: threading.Event) -> subprocess.CompletedProcess[str]:
+    argv, pipe, deadline = ["ssh", *arguments], subprocess.PIPE, time.monotonic() + within
     try:
-        return subprocess.run(argv, capture_output=True, text=True, check=False, input=text, timeout=within)
-    except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(argv, 255, "", "ssh gave no answer")
+        process = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
     except FileNotFoundError:
         raise ToolError("ssh is not on PATH", hint="install the OpenSSH client; splitbake doctor") from None
+    with process:
+        try:
+            while True:
+                try:
+                    said = process.communicate(text, timeout=_PAUSE)
+                    return subprocess.CompletedProcess(argv, process.returncode, *said)
+                except subprocess.TimeoutExpired:
+                    text = ""  # it is on its way: a second call must not bring it again
+                    if over.is_set() or time.monotonic() > deadline:
+                        return subprocess.CompletedProcess(argv, 255, "", "ssh gave no answer")
+        finally:
+            process.kill()

@@ -104,7 +104,9 @@ def _argv(paths: Sequence[Path], folder: Path, hosts: str, ssh_config: Path | No
 def _follow(argv: list[str], folder: Path, output: IO[str], take: Callable[[Any], None], limit: float) -> int:
     """Run pytest, take its stream line by line, and return its exit status; negative where it was killed."""
     reading, writing = os.pipe()
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    # Of Python's own variables only the one by which splitbake itself may be found; PYTHONOPTIMIZE drops every assert.
+    dropped = [name for name in os.environ if name.startswith(("PYTEST_", "PYTHON")) and name != "PYTHONPATH"]
+    env = {name: value for name, value in os.environ.items() if name not in dropped}
     env |= {
         EXPECTED: str(folder / "expected.json"),
         STREAM: str(writing),

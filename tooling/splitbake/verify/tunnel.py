@@ -1,6 +1,6 @@
 """The way to an instance through Session Manager: no inbound port, no public address.
 
-``python -m splitbake.verify.tunnel INSTANCE REGION [ENDPOINT]`` is the ProxyCommand of an SSH configuration. It asks
+``python -P -m splitbake.verify.tunnel INSTANCE REGION [ENDPOINT]`` is the ProxyCommand of an SSH configuration. It asks
 Systems Manager for a session to the instance's sshd and becomes ``session-manager-plugin``, which carries the bytes
 between its standard streams and AWS.
 """
@@ -25,7 +25,8 @@ _DOCUMENT = "AWS-StartSSHSession"
 
 def proxy_command(instance: str, region: str, endpoint: str | None) -> str:
     """Return the ProxyCommand that leads to ``instance``; ``endpoint``: another Systems Manager than AWS's own."""
-    argv = [sys.executable, "-m", __name__, instance, region, *([endpoint] if endpoint else [])]
+    # -P: the user's folder is no place to look for modules.
+    argv = [sys.executable, "-P", "-m", __name__, instance, region, *([endpoint] if endpoint else [])]
     return shlex.join(argv).replace("%", "%%")  # ssh reads % signs, and has the user's shell exec it
 
 

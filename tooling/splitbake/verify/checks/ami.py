@@ -25,6 +25,7 @@ from packaging.utils import canonicalize_name
 from splitbake.generate import host as on_host
 from splitbake.generate import hygiene
 from splitbake.units import counted, format_size
+from splitbake.verify import probe
 from splitbake.verify.plugin import Contents, expectation
 
 pytest_plugins = ["splitbake.verify.plugin"]
@@ -153,7 +154,10 @@ def test_inventory(host: Any, expected: dict[str, Any], saw: Saw) -> None:
 
 
 def test_runtime(host: Any, expected: dict[str, Any], saw: Saw) -> None:
-    """The locked packages are installed below the runtime's root, nothing else is, and the budget is kept."""
+    """The locked packages are below the runtime's root, each file as its wheel has it, and nothing else is.
+
+    What a wheel says of its files is in its RECORD. On an instance they are read, on the builder only counted.
+    """
     wanted = expected["runtime"]
     if wanted is None:
         pytest.skip("no runtime is wanted")
@@ -161,16 +165,18 @@ def test_runtime(host: Any, expected: dict[str, Any], saw: Saw) -> None:
     noted = host.run("cat %s/.splitbake/runtime", root)
     assert noted.rc == 0, f"there is no runtime in {root}"
     assert noted.stdout.strip() == wanted["digest"], f"the runtime in {root} is not the locked one"
-    names = host.check_output("find %s -maxdepth 1 -name '*.dist-info' -printf '%%f\n'", root).splitlines()
-    found = dict(name.removesuffix(".dist-info").rsplit("-", 1) for name in names)
-    installed = {str(canonicalize_name(name)): version for name, version in found.items()}
+    found = probe.ask(host, "runtime", root, *(["content"] if moment() == "instance" else []))
+    installed = {str(canonicalize_name(name)): version for name, version in found["packages"].items()}
     locked = {str(canonicalize_name(name)): version for name, version in wanted["packages"].items()}
     assert installed == locked, f"differs from the lock in {', '.join(sorted(_differing(installed, locked)))}"
+    wrong = found["wrong"]
+    assert not wrong, f"{counted(found['count'], 'file')} not as RECORD says: {', '.join(wrong)}"
     writable = host.check_output("runuser -u nobody -- find %s -writable -printf '%%p\n' 2>&1", root).splitlines()
     assert not writable, f"an ordinary user can write {', '.join(writable[:3])}"
     size = int(host.check_output("du -s --apparent-size --block-size=1 %s", root).split()[0])
     assert size <= budget, f"{format_size(size)}, the budget is {format_size(budget)}"
-    saw(f"{counted(len(locked), 'package')}, {format_size(size)} of {format_size(budget)}")
+    told = f"{counted(len(locked), 'package')}, {counted(found['files'], 'file')}"
+    saw(f"{told}, {format_size(size)} of {format_size(budget)}")
 
 
 def _differing(one: dict[str, str], other: dict[str, str]) -> set[str]:
@@ -182,13 +188,23 @@ def test_hygiene(host: Any, saw: Saw, boot_time: float, rule: str) -> None:
     """Nothing of the builder is left."""
     wanted = _RULES[rule]
     # The patterns are ours and meant for the shell. Without arguments, testinfra takes the % signs as they are.
-    found = host.run(f"sh -c 'stat -c \"%Y %s %n\" {' '.join(wanted.paths)} 2>/dev/null'").stdout.splitlines()
-    files = [(int(modified), int(size), name) for modified, size, name in (line.split(" ", 2) for line in found)]
+    found = host.run(f"sh -c 'stat -c \"%W %Y %s %n\" {' '.join(wanted.paths)} 2>/dev/null'").stdout.splitlines()
+    parts = [line.split(" ", 3) for line in found]
+    files = [(_age(int(born), int(modified), wanted), int(size), name) for born, modified, size, name in parts]
     if wanted.emptied:
         files = [one for one in files if one[1] > 0]
-    left = [name for modified, _, name in files if not wanted.reborn or modified + 1 < boot_time - _SLACK]
+    left = [name for since, _, name in files if not wanted.reborn or since + 1 < boot_time - _SLACK]
     assert not left, f"left from the build: {', '.join(left[:5])}"
     saw(f"{counted(len(files), 'file')}, all of this boot" if files else "nothing there")
+
+
+def _age(born: int, modified: int, rule: hygiene.Rule) -> int:
+    """Return the moment from which a file has what is in it.
+
+    A daemon appends to what it finds, so a new last change says nothing of the first line. A file that the bake only
+    empties is as old as ever; and where a file system does not know when a file was made, it says 0.
+    """
+    return modified if rule.emptied or not born else born
 
 
 @after_boot
@@ -204,9 +220,9 @@ def test_machine_id_is_its_own(host: Any, saw: Saw, boot_time: float) -> None:
 def test_only_the_boot_key_may_log_in(host: Any, expected: dict[str, Any], saw: Saw) -> None:
     """No key of the builder or of a person is in any authorized_keys."""
     blob = expected["public_key"].split()[1]
-    lines = host.run(
-        "sh -c 'cat /root/.ssh/authorized_keys /home/*/.ssh/authorized_keys 2>/dev/null'"
-    ).stdout.splitlines()
+    files = " ".join(_RULES["authorized keys"].paths)
+    # Not cat: a file may end without the end of a line, and two keys would look like one.
+    lines = host.run(f"sh -c 'grep -hs ^ {files}'").stdout.splitlines()
     keys = [line for line in lines if line.strip() and not line.startswith("#")]
     others = [line for line in keys if blob not in line.split()]
     assert not others, f"{len(others)} other keys may log in: {', '.join(line.split()[-1] for line in others[:5])}"
@@ -252,7 +268,19 @@ def test_jobs_need_the_volumes(host: Any, expected: dict[str, Any], saw: Saw) ->
             known = shlex.split(host.check_output("systemctl show --property=%s --value %s", relation, unit))
             missing = sorted(wanted - set(known))
             assert not missing, f"{unit} has no {relation} on {', '.join(missing)}"
-    saw(f"{' and '.join(there)} need {', '.join(sorted(wanted))}" if there else "this base has neither Docker nor ECS")
+    saw(f"{' and '.join(there)} need {', '.join(sorted(wanted))}" if there else "there is neither Docker nor ECS")
+
+
+def test_services_of_the_base_are_there(host: Any, saw: Saw) -> None:
+    """Docker and the ECS agent start at boot where those of the base did: provisioning can remove them."""
+    before = [line.split()[1:] for line in _base_notes(host) if line.startswith("unit ")]
+    if not before:
+        saw("this base has neither Docker nor ECS")
+        return
+    for unit, state in before:
+        now = host.run("systemctl is-enabled %s", unit).stdout.strip() or "gone"
+        assert now in _UNIT_STATES or now == state, f"{unit} is {now}, in the base AMI it was {state}"
+    saw(", ".join(f"{unit} {state}" for unit, state in before))
 
 
 def test_preloaded_image(host: Any, saw: Saw, preloaded: str) -> None:
@@ -266,9 +294,9 @@ def test_preloaded_image(host: Any, saw: Saw, preloaded: str) -> None:
 
 
 def test_ecs_agent(host: Any, expected: dict[str, Any], saw: Saw) -> None:
-    """Where the base has an ECS agent it is enabled, joins no cluster by itself, and keeps GPU and image cleaning."""
+    """Where there is an ECS agent it is enabled, joins no cluster by itself, and keeps GPU and image cleaning."""
     if not _has(host, "ecs.service"):
-        saw("this base has no ECS agent")
+        saw("there is no ECS agent")
         return
     state = host.run("systemctl is-enabled ecs.service").stdout.strip()
     assert state in _UNIT_STATES, f"ecs.service is {state}: no instance would join a cluster"

@@ -88,7 +88,9 @@ def try_gpu() -> str | None:
     """Return what is wrong with the GPU in a container, None where nothing is."""
     # ECS chooses the nvidia runtime itself; on AL2023 it is not Docker's default one.
     done = container("--gpus", "all", "-e", "NVIDIA_DRIVER_CAPABILITIES=utility", _IMAGE, "nvidia-smi", "-L")
-    return None if done.returncode == 0 and "GPU 0" in done.stdout else (done.stderr or done.stdout).strip()
+    if done.returncode == 0 and "GPU 0" in done.stdout:
+        return None
+    return f"nvidia-smi ended with {done.returncode}: {(done.stderr or done.stdout).strip() or 'it said nothing'}"
 
 
 def main(root: str, name: str, *wishes: str) -> None:

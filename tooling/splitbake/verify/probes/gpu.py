@@ -1,5 +1,6 @@
-"""Print the GPUs and every version of the NVIDIA driver that must agree; null where a part is missing.
+"""Print the GPUs, as the bus and as the driver know them, and every version of the NVIDIA driver that must agree.
 
+A version is null where its part is missing.
 The kernel module is chosen at boot, so a bake on an instance without a GPU proves nothing about it.
 """
 
@@ -16,6 +17,9 @@ _PACKAGES = (
     ("rpm", "-q", "--queryformat", "%{VERSION}\n", "nvidia-driver"),
     ("dpkg-query", "--show", "--showformat", "${Version}\n", "nvidia-driver"),
 )
+#: As the PCI bus knows them: the vendor, and the class of all that draws or computes (03).
+_NVIDIA, _DISPLAY = "0x10de", "0x03"
+_BUS = Path("/sys/bus/pci/devices")
 
 
 def said(*argv: str) -> str | None:
@@ -24,6 +28,18 @@ def said(*argv: str) -> str | None:
         return None
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=False)
     return done.stdout.strip() or None if done.returncode == 0 else None
+
+
+def devices() -> list[str]:
+    """Return the addresses of the NVIDIA GPUs on the PCI bus: they are there whether any driver works or none."""
+    if said("systemd-detect-virt", "--container") is not None:
+        return []  # what a container sees here is of the machine that it runs on
+    found = []
+    for device in sorted(_BUS.glob("*")):
+        vendor, kind = ((device / name).read_text(encoding="ascii").strip() for name in ("vendor", "class"))
+        if vendor == _NVIDIA and kind.startswith(_DISPLAY):
+            found.append(device.name)
+    return found
 
 
 def library() -> str | None:
@@ -43,6 +59,7 @@ def main() -> None:
     """Print this host's GPUs and driver versions."""
     loaded = Path("/sys/module/nvidia/version")
     found = {
+        "devices": devices(),
         "GPUs": (said("nvidia-smi", "--query-gpu=name", "--format=csv,noheader") or "").splitlines(),
         "versions": {
             "loaded module": loaded.read_text(encoding="ascii").strip() if loaded.is_file() else None,

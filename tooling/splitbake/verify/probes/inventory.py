@@ -1,6 +1,6 @@
 """Print what is on this host: packages, versions, container images, and how large its folders are (bytes).
 
-Arguments: the folder of the models.
+Arguments: the folder of the models, and that of the runtime where there is one.
 """
 
 from __future__ import annotations
@@ -52,14 +52,24 @@ def images() -> dict[str, int]:
     return {(one.get("RepoDigests") or [one["Id"]])[0]: one["Size"] for one in json.loads(text or "[]")}
 
 
+def runtime(folder: str) -> tuple[str, dict[str, str]]:
+    """Return the digest of the runtime, as the bake wrote it down, and its packages: name -> version."""
+    infos = (info.name[: -len(".dist-info")].partition("-") for info in Path(folder).glob("*.dist-info"))
+    return Path(folder, ".splitbake/runtime").read_text(encoding="ascii").strip(), {one[0]: one[2] for one in infos}
+
+
 def release() -> str:
     """Return the name that the distribution gives itself."""
     lines = Path("/etc/os-release").read_text(encoding="utf-8").splitlines()
     return next((line[12:].strip("\"'") for line in lines if line.startswith("PRETTY_NAME=")), "")
 
 
-def main(root: str) -> None:
+def main(root: str, *runtimes: str) -> None:
     """Print the inventory of this host."""
+    digest, wheels = runtime(*runtimes) if runtimes else ("", {})
+    taken = sizes("/")
+    for folder in (root, *runtimes):  # each may lie on a volume of its own
+        taken |= sizes(folder, "--apparent-size")
     module = Path("/sys/module/nvidia/version")
     driver = module.read_text(encoding="ascii").strip() if module.is_file() else ""
     note = Path("/etc/splitbake/ami.json")
@@ -74,7 +84,9 @@ def main(root: str) -> None:
         "packages": installed,
         "images": images(),
         "models": json.loads(note.read_text(encoding="utf-8"))["models"]["files"],
-        "sizes": {**sizes("/"), **sizes(root, "--apparent-size")},
+        "runtime": digest,
+        "wheels": wheels,
+        "sizes": taken,
     }
     json.dump(found, sys.stdout)
 
