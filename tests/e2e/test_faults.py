@@ -160,6 +160,8 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
         with pytest.MonkeyPatch.context() as patch:
             temporary = str(tmp_path_factory.mktemp("t"))
             patch.setattr("tempfile.tempdir", temporary)
+            for name in local.foreign(os.environ):
+                patch.delenv(name, raising=False)
             for name, value in cloud.environment().items():
                 patch.setenv(name, value)
             project = lay_out(tmp_path_factory.mktemp("project"))
@@ -289,9 +291,9 @@ def test_splitbake_killed_after_a_call(bench: Bench, call: str) -> None:
     assert_converges(bench)
 
 
-@pytest.mark.parametrize("moment", points(AT_A_LINE[2:]))
+@pytest.mark.parametrize("moment", [*points(AT_A_LINE[2:-1]), AT_A_LINE[-1]])
 def test_packer_killed_at_a_stage(bench: Bench, moment: str) -> None:
-    """splitbake lives, so nothing is left even without gc; what AWS makes already is waited for."""
+    """splitbake lives, so nothing is left even without gc; once Packer has asked for the AMI, splitbake finishes it."""
     process = bench.start("build", "ami")
     until(process, moment)
     os.kill(packer_of(process.pid), signal.SIGKILL)
@@ -299,7 +301,25 @@ def test_packer_killed_at_a_stage(bench: Bench, moment: str) -> None:
     if process.returncode:
         assert "Packer was ended by SIGKILL" in said
         assert bench.left() == {}
-    assert (process.returncode == 0) == (moment in {"creating the AMI", "waiting for the snapshot"}), said
+    asked = AT_A_LINE.index(moment) >= AT_A_LINE.index("creating the AMI")
+    assert (process.returncode == 0) == asked, said
+    assert_converges(bench)
+
+
+@pytest.mark.parametrize("moment", points(AT_A_LINE[2:-1]))
+def test_all_of_them_killed_at_once_at_a_stage(bench: Bench, moment: str) -> None:
+    """Nobody ends the builder. gc does, and needs not wait until it is old: its run was one of this machine."""
+    process = bench.start("build", "ami")
+    until(process, moment)
+    (keeper,) = children(process.pid, "python")
+    process.send_signal(signal.SIGSTOP)  # so that it does not clean up after Packer
+    os.killpg(keeper, signal.SIGKILL)
+    process.kill()
+    rest(process)
+    await_the_end_of_all_runs()
+    assert bench.left().keys() >= {"instances", "volumes", "key pairs", "groups", "folders"}
+    bench.run("gc", "--runs", "--yes")
+    assert bench.left().keys() <= {"images", "snapshots"}, "the next build takes those up"
     assert_converges(bench)
 
 

@@ -223,6 +223,7 @@ def test_progress_and_log_tell_the_steps_and_no_secret(baked: Any) -> None:
     bench, _, said = baked
     log = (bench.root / "build" / "logs" / "packer.log").read_text(encoding="utf-8")
     assert "running 30-models.sh" in said
+    assert any(re.fullmatch(r"i-\w+: answers IMDSv2 only \(set through the API\)", line) for line in said)
     assert any(re.fullmatch(r"0\.5 of 0\.5 MB, \d+ MB/s, 4 of 4 files", line) for line in said)
     for secret in ("X-Amz-Signature", "Signature=", os.environ["AWS_SECRET_ACCESS_KEY"]):
         assert secret not in log + "".join(said)

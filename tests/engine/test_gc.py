@@ -92,7 +92,7 @@ def test_a_wreck_is_cleared(project: Project, aws: Any, base_ami: str) -> None:
     kinds = [one.kind for one in things]
     assert {*kinds} == {"instance", "volume", "key pair", "security group", "AMI"}
     assert kinds.count("volume") == 2
-    assert leftovers.remove(cloud, things, silent) == []
+    assert leftovers.remove(project, cloud, things, silent) == []
     assert leftovers.find(project, cloud, older_than=0) == []
     assert standing(ec2) == others
 
@@ -127,5 +127,5 @@ def test_a_role_that_a_killed_run_left_goes(project: Project, boundary: str, tmp
             pass
     things = leftovers.find(project, cloud, older_than=0)
     assert [one.kind for one in things] == ["key pair", "security group", "instance profile", "role"]
-    assert leftovers.remove(cloud, things, silent) == []
+    assert leftovers.remove(project, cloud, things, silent) == []
     assert leftovers.find(project, cloud, older_than=0) == []

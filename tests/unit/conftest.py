@@ -166,7 +166,7 @@ def made(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> list[Artifact]:
         done.append(Artifact(**values, **id_and_location))
         return done[-1]
 
-    monkeypatch.setattr(ami, "bake", lambda *_, fingerprint, say: make("ami", _register(), fingerprint))
+    monkeypatch.setattr(ami, "bake", lambda *_, fingerprint, **__: make("ami", _register(), fingerprint))
     monkeypatch.setattr(
         image,
         "build",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import urllib.error
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -90,16 +91,28 @@ def test_key_pair_and_group_carry_the_run_and_go_at_the_end(cloud, tmp_path):
 def test_no_tag_tells_who_or_which_machine_it_was(cloud, tmp_path, monkeypatch):
     monkeypatch.delenv("GITHUB_RUN_ID", raising=False)
     with granted(cloud, tmp_path) as way_in:
-        by = way_in.tags.get("splitbake:by", "")
-    machine = Path("/etc/machine-id")
-    assert not by or (by.startswith("machine-") and len(by) == len("machine-") + 12)
-    assert not machine.exists() or machine.read_text().strip()[:12] not in by
+        by = way_in.tags["splitbake:by"]
+    assert by.startswith("machine-")
+    assert len(by) == len("machine-") + 12
+    known = [Path("/etc/machine-id"), Path("/proc/sys/kernel/random/boot_id")]
+    assert all(path.read_text().strip()[:8] not in by for path in known if path.exists())
 
 
 def test_a_run_of_github_is_named(cloud, tmp_path, monkeypatch):
     monkeypatch.setenv("GITHUB_RUN_ID", "42")
     with granted(cloud, tmp_path) as way_in:
-        assert way_in.tags["splitbake:by"] == "github-run-42"
+        assert way_in.tags["splitbake:by"].startswith("github-run-42-")
+
+
+@pytest.mark.parametrize("variables", [{}, {"GITHUB_RUN_ID": "42"}])
+def test_only_runs_that_see_each_others_locks_are_by_the_same(tmp_path, monkeypatch, variables):
+    """Jobs of one run of GitHub are on several machines, and containers of one machine may share its id."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    here = access.by()
+    assert here == access.by()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert access.by() != here
 
 
 def test_an_instance_and_its_volume_go_too(cloud, tmp_path):
@@ -132,6 +145,100 @@ def test_it_goes_whatever_happens(cloud, tmp_path, problem):
     with pytest.raises(type(problem)), granted(cloud, tmp_path):
         raise problem
     assert left() == NOTHING
+
+
+def started(way_in: Access, **order: Any) -> None:
+    """Start two instances of the run, as a verification does."""
+    marks = [{"Key": key, "Value": value} for key, value in way_in.tags.items()]
+    tagged = [{"ResourceType": "instance", "Tags": marks}]
+    ec2().run_instances(ImageId="ami-12c6146b", MinCount=2, MaxCount=2, **{"TagSpecifications": tagged, **order})
+
+
+def states() -> set[str]:
+    found = [one for group in ec2().describe_instances()["Reservations"] for one in group["Instances"]]
+    return {one["State"]["Name"] for one in found}
+
+
+class Signalled:
+    """Lets signals come with the first call of ``name``."""
+
+    def __init__(self, client: Any, name: str, *numbers: signal.Signals) -> None:
+        self.call, self.numbers = getattr(client, name), [*numbers]
+
+    def __call__(self, **given: Any) -> Any:
+        while self.numbers:
+            signal.raise_signal(self.numbers.pop(0))
+        return self.call(**given)
+
+
+def interrupted(_number: int, _frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("problem", [None, BuildError("no luck")])
+def test_a_signal_while_everything_goes_waits_until_it_is_gone(cloud, tmp_path, monkeypatch, number, problem):
+    signal.signal(number, interrupted)
+    call = "delete_key_pair" if problem else "terminate_instances"
+
+    def run() -> None:
+        with granted(cloud, tmp_path) as way_in:
+            started(way_in)
+            monkeypatch.setattr(cloud.client("ec2"), call, Signalled(cloud.client("ec2"), call, number))
+            if problem:
+                raise problem
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert (left(), states()) == (NOTHING, {"terminated"})
+
+
+@pytest.mark.parametrize(
+    ("problem", "numbers"), [(None, [signal.SIGINT, signal.SIGINT]), (KeyboardInterrupt(), [signal.SIGINT])]
+)
+def test_a_second_ctrl_c_breaks_that_off(cloud, tmp_path, monkeypatch, problem, numbers):
+    def run() -> None:
+        with granted(cloud, tmp_path):
+            monkeypatch.setattr(
+                cloud.client("ec2"), "delete_key_pair", Signalled(cloud.client("ec2"), "delete_key_pair", *numbers)
+            )
+            if problem:
+                raise problem
+
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert left()["groups"] != []
+
+
+# Spot: Packer asks for a fleet, from a launch template.
+
+
+def template(way_in: Access | None = None) -> str:
+    marks = [{"Key": key, "Value": value} for key, value in way_in.tags.items()] if way_in else []
+    asked = {"LaunchTemplateName": f"packer-fleet-{len(marks)}", "LaunchTemplateData": {"ImageId": "ami-12c6146b"}}
+    tagged = {"TagSpecifications": [{"ResourceType": "launch-template", "Tags": marks}]} if marks else {}
+    return str(ec2().create_launch_template(**asked, **tagged)["LaunchTemplate"]["LaunchTemplateId"])
+
+
+def test_a_spot_instance_without_tags_and_its_launch_template_go_too(cloud, tmp_path):
+    """The instances of a fleet get their tags after they were made: a Packer that was killed gives them none."""
+    others = template()
+    with granted(cloud, tmp_path, spot=True) as way_in:
+        started(way_in, KeyName=way_in.name, TagSpecifications=[])
+        template(way_in)
+    assert states() == {"terminated"}
+    assert [one["LaunchTemplateId"] for one in ec2().describe_launch_templates()["LaunchTemplates"]] == [others]
+
+
+def test_launch_templates_are_asked_for_only_with_spot(cloud, tmp_path, monkeypatch):
+    """The least policy allows it only there."""
+    paginator = cloud.client("ec2").get_paginator
+    asked: list[str] = []
+    monkeypatch.setattr(cloud.client("ec2"), "get_paginator", lambda name: (asked.append(name), paginator(name))[1])
+    with granted(cloud, tmp_path):
+        pass
+    assert "describe_instances" in asked
+    assert "describe_launch_templates" not in asked
 
 
 def test_what_cannot_be_removed_is_told_beside_what_went_wrong_first(cloud, tmp_path, monkeypatch):

@@ -5,18 +5,24 @@ from __future__ import annotations
 import datetime
 import io
 import json
+import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import boto3
 import pytest
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import ClientError, EndpointConnectionError
 
 from splitbake import build, fingerprint, plan
-from splitbake.bake import adopt, ami, amis, finish, packer, rundir
+from splitbake.artifact import Artifact
+from splitbake.bake import access, adopt, ami, amis, finish, packer, rundir
+from splitbake.bake.access import Access
 from splitbake.bake.progress import Output
-from splitbake.errors import BuildError, CloudError
+from splitbake.errors import BuildError, CloudError, SplitbakeError, StateError
 from splitbake.generate import packer as generated
 from splitbake.ui import silent
 
@@ -243,24 +249,40 @@ def failure(status: int, *lines: str) -> BuildError:
 
 
 @pytest.mark.parametrize("line", GIVES_UP)
-def test_a_time_out_while_aws_makes_the_ami_is_recognised(line):
+def test_a_time_out_while_aws_makes_the_ami_leaves_it(line):
     assert isinstance(failure(1, *WAITS, line, *CLEANS), packer.AbandonedError)
 
 
+TAGS = (
+    "==> x.amazon-ebs.ami: Adding tags to AMI (ami-1)...",
+    "==> x.amazon-ebs.ami: Tagging snapshot: snap-1",
+    "==> x.amazon-ebs.ami: Creating AMI tags",
+)
+
+
 @pytest.mark.parametrize("status", [137, -9, 1])
-@pytest.mark.parametrize("said", [2, 3, 4])
-def test_so_is_a_packer_that_dies_meanwhile(status, said):
-    """Killed, its keeper killed, or a plugin of it: nothing more is said then."""
-    assert isinstance(failure(status, *WAITS[:said]), packer.AbandonedError)
+@pytest.mark.parametrize("said", [(*WAITS[:2],), (*WAITS[:3],), WAITS, (*WAITS, *TAGS), (*WAITS, *TAGS, *CLEANS)])
+def test_so_does_a_packer_that_dies_or_fails_later(status, said):
+    """Killed, its keeper killed, or a plugin of it; or EC2 refuses its tags, and it removes the AMI itself."""
+    problem = failure(status, *said)
+    assert isinstance(problem, packer.AbandonedError)
+    assert "90-cleanup.sh" not in problem.message
+
+
+def test_what_a_script_said_has_nothing_to_do_with_it():
+    said = (
+        "==> x.amazon-ebs.ami: Provisioning with shell script: packer/scripts/90-cleanup.sh",
+        "splitbake: tool: odd",
+    )
+    assert isinstance(failure(1, *said, *WAITS, *CLEANS), packer.AbandonedError)
+    assert type(failure(1, *said, *CLEANS)) is BuildError
 
 
 @pytest.mark.parametrize(
     ("status", "lines"),
     [
         (137, WAITS[:1]),
-        (1, (*WAITS, "==> x.amazon-ebs.ami: Copying/Encrypting AMI (ami-1) to other regions...", GIVES_UP[2], *CLEANS)),
-        (1, (*WAITS, "==> x.amazon-ebs.ami: Adding tags to AMI (ami-1)...", *CLEANS)),
-        (137, (*WAITS, "==> x.amazon-ebs.ami: Adding tags to AMI (ami-1)...")),
+        (137, TAGS),
         (1, ("==> x.amazon-ebs.ami: Error waiting for AMI: somebody's script says so", *CLEANS)),
         (1, ("    x.amazon-ebs.ami: Waiting for AMI to become ready...", *CLEANS)),
     ],
@@ -281,8 +303,8 @@ def test_an_ami_that_becomes_available_is_waited_for(small, cloud, abandoned, mo
     said: list[str] = []
     name = generated.ami_name(small.project.manifest, wanted(small), RUN)
     monkeypatch.setattr(amis, "own", lambda *_: [{"ImageId": there, "Name": name}])
-    assert ami._awaited(small.project, cloud, name, abandoned, said.append) == there
-    assert said == [f"Packer waits no longer for {there}; splitbake does"]
+    assert ami._awaited(small.project, cloud, name, abandoned, drop=pytest.fail, say=said.append) == there
+    assert said == [f"Packer did not finish {there}; splitbake does"]
 
 
 class Described:
@@ -312,27 +334,165 @@ def test_a_lost_connection_is_waited_out(cloud, monkeypatch):
 
 
 def test_one_that_fails_or_takes_too_long_is_said(cloud, monkeypatch):
-    with pytest.raises(BuildError, match="ami-1 is failed: no space"):
+    with pytest.raises(amis.FailedError, match="ami-1 is failed: no space"):
         waited(cloud, monkeypatch, "pending", "failed")
     with pytest.raises(BuildError, match="ami-1 is still pending after") as caught:
         waited(cloud, monkeypatch, "pending", within=-1)
     assert "takes up this AMI" in caught.value.hint
+    assert not isinstance(caught.value, amis.FailedError), "it may come to be"
 
 
-def test_without_an_ami_it_is_the_failure_that_it_was(small, cloud, abandoned, monkeypatch):
+class Baking:
+    """A bake without any tool: ``packer`` is called in the place of Packer, ``sweep`` when the way in is closed."""
+
+    def __init__(self, small: Any, cloud: Any) -> None:
+        self.small, self.cloud = small, cloud
+        self.made: list[str] = []
+        self.packer = self.make
+        self.sweep: Callable[[], None] = lambda: None
+        self.require: Callable[[], None] = lambda: None
+
+    def make(self, *, record: bool = True) -> None:
+        """Make the AMI, and write down that it was made."""
+        self.made.append(left(self.small))
+        if record:
+            build = {"packer_run_uuid": "1", "artifact_id": f"{REGION}:{self.made[0]}"}
+            path = Path(tempfile.gettempdir()) / f"splitbake-{RUN}" / "record.json"
+            path.write_text(json.dumps({"last_run_uuid": "1", "builds": [build]}))
+
+    def fail(self, problem: BaseException, *, made: bool = True) -> None:
+        """Let Packer fail when EC2 has made the AMI, or not."""
+
+        def packer() -> None:
+            if made:
+                self.make(record=False)
+            raise problem
+
+        self.packer = packer
+
+    def bake(self) -> Artifact:
+        project = self.small.project
+        return ami.bake(project, self.cloud, fingerprint=wanted(self.small), say=silent, require=self.require)
+
+    @property
+    def there(self) -> list[str]:
+        return [image["ImageId"] for image in ec2().describe_images(Owners=["self"])["Images"]]
+
+
+@pytest.fixture
+def baking(small, cloud, monkeypatch) -> Baking:
+    baking = Baking(small, cloud)
+
+    @contextmanager
+    def granted(*_: Any, folder: Path, **__: Any) -> Iterator[Access]:
+        try:
+            yield Access("splitbake", folder / "key", "ssh-ed25519 AAAA", "sg-1", None, {})
+        finally:
+            baking.sweep()
+
+    monkeypatch.setattr(access, "new_run", lambda: RUN)
+    monkeypatch.setattr(access, "granted", granted)
+    monkeypatch.setattr(ami, "_checked", lambda _: "1.6")
+    monkeypatch.setattr(ami, "_packer", lambda *_, **__: baking.packer())
+    monkeypatch.setattr(ami.uploads, "lay_out", lambda *_: [])
+    monkeypatch.setattr(ami.recipe, "stage", lambda *_: Path("main.pkr.hcl"))
+    monkeypatch.setattr(ami.gate, "prepare", lambda *_, **__: {})
+    return baking
+
+
+def refuse(*_: Any, **__: Any) -> None:
+    raise CloudError("it was refused", hint="the role lacks this permission")
+
+
+def test_what_packer_left_unfinished_is_finished(baking, abandoned):
+    baking.fail(abandoned)
+    artifact = baking.bake()
+    assert [artifact.id] == baking.made == baking.there
+    (image,) = ec2().describe_images(ImageIds=[artifact.id])["Images"]
+    assert tags_of(image)["splitbake:fingerprint"] == artifact.fingerprint
+
+
+def test_without_an_ami_it_is_the_failure_that_it_was(baking, abandoned):
+    baking.fail(abandoned, made=False)
     with pytest.raises(packer.AbandonedError) as caught:
-        ami._awaited(small.project, cloud, "faces-none", abandoned, silent)
-    assert caught.value is abandoned
-    left(small)
+        baking.bake()
+    assert (caught.value, caught.value.message) == (abandoned, "Packer failed: it waited too long")
 
+
+def test_one_that_ec2_cannot_make_is_removed(baking, abandoned, monkeypatch):
     def fail(*_: Any, **__: Any) -> None:
-        raise BuildError("ami-1 is failed")
+        raise amis.FailedError("ami-1 is failed")
 
+    baking.fail(abandoned)
     monkeypatch.setattr(amis, "wait", fail)
-    name = generated.ami_name(small.project.manifest, wanted(small), RUN)
     with pytest.raises(packer.AbandonedError) as caught:
-        ami._awaited(small.project, cloud, name, abandoned, silent)
-    assert caught.value is abandoned
+        baking.bake()
+    assert (caught.value, baking.there) == (abandoned, [])
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (BuildError("it is still pending after 90 minutes"), "it is still pending"),
+        (CloudError("AWS does not answer"), "AWS does not answer"),
+    ],
+)
+def test_one_that_may_come_to_be_stays_and_is_named(baking, abandoned, monkeypatch, problem, told):
+    def fail(*_: Any, **__: Any) -> None:
+        raise problem
+
+    baking.fail(abandoned)
+    monkeypatch.setattr(amis, "wait", fail)
+    with pytest.raises(type(problem)) as caught:
+        baking.bake()
+    assert baking.there == baking.made
+    assert caught.value.message.startswith(f"{baking.made[0]} is baked, but not finished: {told}")
+
+
+def test_a_sweep_that_fails_names_the_ami_that_stays(baking):
+    baking.sweep = refuse
+    with pytest.raises(CloudError) as caught:
+        baking.bake()
+    assert baking.there == baking.made
+    assert caught.value.message == f"{baking.made[0]} is baked, but not finished: it was refused"
+    assert caught.value.hint == "the role lacks this permission; splitbake build ami takes this AMI up"
+
+
+def test_an_ami_without_a_record_stays(baking):
+    baking.packer = partial(baking.make, record=False)
+    with pytest.raises(BuildError, match="no readable record"):
+        baking.bake()
+    assert baking.there == baking.made
+
+
+def test_a_bake_that_came_not_so_far_leaves_none(baking):
+    """Packer asked for none, but by that name there may be what it hides."""
+    baking.fail(BuildError("Packer failed in setup.sh"))
+    with pytest.raises(BuildError, match=r"setup\.sh"):
+        baking.bake()
+    assert baking.there == []
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), BuildError("Packer failed in setup.sh", hint="look there")])
+def test_what_another_run_may_have_taken_up_is_not_removed(baking, problem):
+    """The lease was lost: its next holder finds the AMI by its name."""
+
+    def lost() -> None:
+        raise StateError("the lease is lost")
+
+    baking.fail(problem)
+    baking.require = lost
+    with pytest.raises(SplitbakeError) as caught:
+        baking.bake()
+    assert baking.there == baking.made
+    assert "the lease is lost" in caught.value.message + caught.value.hint
+
+
+def test_an_interrupt_removes_it(baking):
+    baking.fail(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        baking.bake()
+    assert baking.there == []
 
 
 # What is set through the API.
@@ -402,6 +562,106 @@ def test_copies_are_encrypted_as_the_manifest_says(small, cloud, monkeypatch, se
     (given,) = seen
     assert {name: given[name] for name in ("Encrypted", "KmsKeyId") if name in given} == asked
     assert given["SourceRegion"] == REGION
+
+
+def test_a_copy_carries_its_run_at_once_and_its_fingerprint_when_it_is_finished(small, cloud, monkeypatch):
+    """Whoever is killed while it is pending leaves what gc knows as unfinished."""
+    small.manifest["ami"]["copies"] = [{"region": OTHER}]
+    left(small)
+    client, unfinished = cloud.client("ec2", region=OTHER), []
+    copy = client.copy_image
+
+    def copied(**given: Any) -> Any:
+        answer = copy(**given)
+        unfinished.extend(one.id for one in amis.unfinished(cloud, "faces", OTHER))
+        image, snapshot = given["TagSpecifications"]
+        assert (image["ResourceType"], snapshot["ResourceType"]) == ("image", "snapshot")
+        tags = {tag["Key"]: tag["Value"] for tag in snapshot["Tags"]}
+        assert tags == generated.tags(small.project.manifest, wanted(small), RUN)
+        assert [tag for tag in snapshot["Tags"] if tag not in image["Tags"]] == [
+            {"Key": "splitbake:fingerprint", "Value": wanted(small)}
+        ]
+        return answer
+
+    monkeypatch.setattr(client, "copy_image", copied)
+    artifact = earlier(small, cloud)
+    assert unfinished == [artifact.copies[0].id]
+    assert amis.unfinished(cloud, "faces", OTHER) == []
+
+
+def test_a_copy_that_failed_is_made_anew(small, cloud, monkeypatch):
+    """EC2 answers a token that it knows with the AMI of before."""
+    small.manifest["ami"]["copies"] = [{"region": OTHER}]
+    left(small)
+    client, tokens = cloud.client("ec2", region=OTHER), []
+    client.meta.events.register(
+        "before-call.ec2.CopyImage", lambda params, **_: tokens.append(params["body"]["ClientToken"])
+    )
+    wait = amis.wait
+
+    def failing(cloud: Any, name: str, **more: Any) -> Any:
+        if more.get("region") == OTHER:
+            raise amis.FailedError(f"{name} is failed: its KMS key is gone")
+        return wait(cloud, name, **more)
+
+    monkeypatch.setattr(amis, "wait", failing)
+    for _ in range(2):
+        with pytest.raises(BuildError, match="its KMS key is gone"):
+            earlier(small, cloud)
+        for image in client.describe_images(Owners=["self"])["Images"]:
+            client.deregister_image(ImageId=image["ImageId"])  # moto's never fail; a failed one counts as none
+    assert len({*tokens}) == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "Created by CreateImage(i-0123456789abcdef0) for {ami}",
+        "Copied for DestinationAmi {ami} from SourceAmi ami-0fedcba9876543210 for SourceSnapshot snap-0123.",
+    ],
+)
+def test_the_snapshots_of_a_pending_ami_are_known_by_what_ec2_says_of_them(small, cloud, words):
+    """It does not name them yet."""
+    there = left(small)
+    volume = ec2().create_volume(AvailabilityZone=f"{REGION}a", Size=1)["VolumeId"]
+    made = [
+        ec2().create_snapshot(VolumeId=volume, Description=words.format(ami=name), TagSpecifications=[
+            {"ResourceType": "snapshot", "Tags": [{"Key": "splitbake:project", "Value": "faces"},
+                                                  {"Key": "splitbake:run", "Value": RUN}]}
+        ])["SnapshotId"]
+        for name in (there, "ami-0123456789abcdef0")
+    ]  # fmt: skip
+    assert [one.id for one in amis.strays(cloud, "faces", REGION)] == made[1:], "of the other there is no AMI"
+    amis.discard(cloud, there)
+    assert [one["SnapshotId"] for one in ec2().describe_snapshots(SnapshotIds=made[1:])["Snapshots"]] == made[1:]
+    with pytest.raises(ClientError, match="NotFound"):
+        ec2().describe_snapshots(SnapshotIds=made[:1])
+
+
+def test_what_is_to_be_removed_carries_its_project_first(small, cloud, monkeypatch):
+    """A role may remove only what does; and an AMI that carries its fingerprint counts as finished."""
+    there, asked = left(small), []
+    call = type(cloud.client("ec2"))._make_api_call
+
+    def recorded(client: Any, operation: str, given: dict[str, Any]) -> Any:
+        if operation in {"CreateTags", "DeregisterImage", "DeleteSnapshot"}:
+            asked.append((operation, given))
+        return call(client, operation, given)
+
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", recorded)
+    (snapshot,) = amis.snapshots(amis.own(cloud, "faces-*")[0])
+    amis.discard(cloud, there, tags=generated.tags(small.project.manifest, wanted(small), RUN))
+    names = [(name, given.get("Resources", [given.get("ImageId", given.get("SnapshotId"))])) for name, given in asked]
+    assert names == [
+        ("CreateTags", [snapshot]),
+        ("CreateTags", [there]),
+        ("DeregisterImage", [there]),
+        ("DeleteSnapshot", [snapshot]),
+    ]
+    tags = [{tag["Key"] for tag in given["Tags"]} for _, given in asked[:2]]
+    assert tags[0] - tags[1] == {"splitbake:fingerprint"}
+    assert tags[1] >= {"splitbake:project", "splitbake:run"}
+    amis.discard(cloud, there, tags=generated.tags(small.project.manifest, wanted(small), RUN))  # gone is fine
 
 
 def test_an_artifact_of_an_older_version_is_read(small, cloud, made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -179,9 +180,20 @@ def test_who_waits_is_told_for_whom(small, cloud, made):
     assert "arn:somebody" in told[0]
 
 
-def test_without_a_lease_the_first_one_counts_and_the_other_ami_goes(small, cloud, made, monkeypatch, together):
-    """A lease can be lost: a machine that slept, a clock that is wrong. Then both build."""
-    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
+class Unnoticed:
+    """A lease that was lost, and does not know it yet: a machine that slept, a clock that is wrong."""
+
+    def require(self) -> None:
+        """It seems to be ours."""
+
+
+@pytest.fixture
+def unnoticed(monkeypatch) -> None:
+    """Everybody gets the lease."""
+    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext(Unnoticed()))
+
+
+def test_without_a_lease_the_first_one_counts_and_the_other_ami_goes(small, cloud, made, unnoticed, together):
     before = set(amis()), set(snapshots())
     results = twice(small, cloud, "ami")
     assert len(made) == 2
@@ -195,8 +207,7 @@ def test_without_a_lease_the_first_one_counts_and_the_other_ami_goes(small, clou
     assert built(small, cloud, "ami").artifact == winner
 
 
-def test_without_a_lease_one_image_counts(small, cloud, made, monkeypatch, together):
-    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext())
+def test_without_a_lease_one_image_counts(small, cloud, made, unnoticed, together):
     one, other = twice(small, cloud, "image")
     assert len(made) == 2
     assert one.artifact == other.artifact == kept(small, cloud, "image")
@@ -207,16 +218,75 @@ def test_one_that_came_first_but_is_gone_does_not_count(small, cloud, made, monk
     """Somebody remembered an AMI while ours was made; it has been removed since."""
     bake = ami.bake
 
-    def meanwhile(project, *arguments, fingerprint, say):
-        other = bake(project, *arguments, fingerprint=fingerprint, say=say)
+    def meanwhile(project, *arguments, **options):
+        other = bake(project, *arguments, **options)
         project.catalog(cloud).keep(other, instead_of=None)
         ami.discard(cloud, other)
-        return bake(project, *arguments, fingerprint=fingerprint, say=say)
+        return bake(project, *arguments, **options)
 
     monkeypatch.setattr(ami, "bake", meanwhile)
     result = built(small, cloud)
     assert (result.artifact, result.reused) == (made[1], False)
     assert kept(small, cloud) == made[1]
+
+
+def taken_up(project, cloud, artifact: Artifact) -> Artifact:
+    """Remember ``artifact`` as another run does that has found it by its name."""
+    other = artifact.model_copy(update={"created": "2026-01-02T03:04:05+00:00", "seconds": 1.0})
+    return project.catalog(cloud).keep(other, instead_of=None)
+
+
+def test_an_ami_that_another_run_took_up_stays(small, cloud, made, monkeypatch, unnoticed):
+    """Both runs mean the same AMI."""
+    bake = ami.bake
+
+    def meanwhile(project, *arguments, **options):
+        artifact = bake(project, *arguments, **options)
+        taken_up(project, cloud, artifact)
+        return artifact
+
+    monkeypatch.setattr(ami, "bake", meanwhile)
+    result = built(small, cloud)
+    assert (result.artifact.id, result.reused) == (made[0].id, True)
+    assert made[0].id in amis()
+    assert set(made[0].snapshots) <= set(snapshots())
+
+
+class Noticed:
+    """A lease that was taken over, as ``require`` says from its call number ``since`` on."""
+
+    def __init__(self, since: int) -> None:
+        self.calls, self.since = itertools.count(1), since
+
+    def require(self) -> None:
+        if next(self.calls) >= self.since:
+            raise StateError("the lease is lost; it was taken over by arn:other")
+
+
+def test_who_lost_the_lease_remembers_nothing_and_removes_nothing(small, cloud, made, monkeypatch):
+    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext(Noticed(since=1)))
+    with pytest.raises(StateError) as caught:
+        built(small, cloud)
+    told = "was built, but could not be remembered: the lease is lost; it was taken over by arn:other"
+    assert caught.value.message == f"{made[0].id} {told}"
+    assert kept(small, cloud) is None
+    assert made[0].id in amis()
+
+
+def test_an_interrupt_removes_nothing_then_either(small, cloud, made, monkeypatch):
+    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext(Noticed(since=2)))
+    monkeypatch.setattr(Catalog, "keep_inputs", interrupt)
+    with pytest.raises(StateError) as caught:
+        built(small, cloud)
+    assert caught.value.message.startswith(f"{made[0].id} was to be removed, but stays: the lease is lost")
+    assert made[0].id in amis()
+
+
+def test_the_bake_asks_for_the_lease_as_well(small, cloud, made, monkeypatch):
+    monkeypatch.setattr(lease, "held", lambda *_, **__: nullcontext(Noticed(since=1)))
+    monkeypatch.setattr(ami, "bake", lambda *_, require, **__: require())
+    with pytest.raises(StateError, match="taken over by arn:other"):
+        built(small, cloud)
 
 
 # What is refused, and what is said on failure.

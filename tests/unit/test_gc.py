@@ -11,12 +11,13 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from splitbake import lease
+from splitbake import build, fingerprint, lease
 from splitbake.artifact import RegionalCopy
-from splitbake.bake import leftovers, rundir
-from splitbake.bake.things import Thing
+from splitbake.bake import access, amis, leftovers, rundir
+from splitbake.bake.things import Failure, Thing
 from splitbake.cli import gc
-from splitbake.errors import GuardError, UsageError
+from splitbake.errors import GuardError, HeldError, UsageError
+from splitbake.generate import packer as generated
 from splitbake.ui import silent
 
 REGION, OTHER = "eu-west-1", "us-west-2"
@@ -100,9 +101,13 @@ def found(small, cloud, older_than: float = 0) -> dict[str, str]:
     return {one.kind: one.id for one in things}
 
 
+def removed(small, cloud, things: list[Thing]) -> list[Failure]:
+    return leftovers.remove(small.project, cloud, things, silent)
+
+
 def test_everything_that_a_killed_run_left_is_found_and_removed(small, cloud, wreck):
     assert found(small, cloud) == wreck
-    assert leftovers.remove(cloud, leftovers.find(small.project, cloud, older_than=0), silent) == []
+    assert removed(small, cloud, leftovers.find(small.project, cloud, older_than=0)) == []
     assert found(small, cloud) == {}
     assert [one["VolumeId"] for one in ec2().describe_volumes()["Volumes"]] != [wreck["volume"]]
     assert ec2().describe_key_pairs()["KeyPairs"] == []
@@ -129,7 +134,7 @@ def test_instances_go_first_and_groups_last(small, cloud, wreck, monkeypatch):
 
     things = leftovers.find(small.project, cloud, older_than=0)
     monkeypatch.setattr("botocore.client.BaseClient._make_api_call", recorded)
-    leftovers.remove(cloud, things, silent)
+    removed(small, cloud, things)
     assert called[0] == "TerminateInstances"
     assert called[-1] == "DeleteSecurityGroup"
 
@@ -149,6 +154,49 @@ def test_what_does_not_say_its_age_is_as_old_as_its_run(small, cloud):
     specification = [{"ResourceType": "security-group", "Tags": marks(**started)}]
     ec2().create_security_group(GroupName=f"splitbake-{RUN}", Description="x", TagSpecifications=specification)
     assert found(small, cloud, older_than=3600).keys() == {"network interface", "security group"}
+
+
+def test_the_own_region_among_the_copies_doubles_nothing(small, cloud, wreck):
+    small.manifest["ami"]["copies"] = [{"region": REGION}, {"region": OTHER}]
+    assert found(small, cloud) == wreck
+
+
+def test_what_spot_leaves_is_found(small, cloud):
+    """A launch template of Packer's, and an instance of a fleet, which has no tags before Packer gives them."""
+    small.manifest["ami"]["builder"] = {"spot": True}
+    ec2().create_key_pair(KeyName=f"splitbake-{RUN}", TagSpecifications=tagged("key-pair"))
+    for key in (f"splitbake-{RUN}", "mine"):
+        instance = ec2().run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1, KeyName=key)["Instances"][0]
+        if key != "mine":
+            ours = instance["InstanceId"]
+    template = ec2().create_launch_template(
+        LaunchTemplateName="packer-fleet",
+        LaunchTemplateData={"ImageId": "ami-12c6146b"},
+        TagSpecifications=tagged("launch-template"),
+    )["LaunchTemplate"]["LaunchTemplateId"]
+    assert found(small, cloud) == {
+        "instance": ours,
+        "launch template": template,
+        "key pair": f"splitbake-{RUN}",
+    }
+    assert removed(small, cloud, leftovers.find(small.project, cloud, older_than=0)) == []
+    assert found(small, cloud) == {}
+
+
+def here(run: str = RUN) -> list[dict[str, Any]]:
+    """The tags of a key pair whose run began on this machine."""
+    return [{"ResourceType": "key-pair", "Tags": marks(run=run, **access.by())}]
+
+
+def test_what_a_dead_run_of_this_machine_left_need_not_be_old(small, cloud, wreck):
+    """Its lock is free: it does not live on another machine. But an AMI of it may be taken up."""
+    ec2().delete_key_pair(KeyName=f"splitbake-{RUN}")
+    ec2().create_key_pair(KeyName=f"splitbake-{RUN}", TagSpecifications=here())
+    kinds = found(small, cloud, older_than=3600).keys()
+    assert kinds == wreck.keys() - {"AMI", "snapshot"}
+    with rundir.opened("1" * 12):
+        ec2().create_key_pair(KeyName=f"splitbake-{'1' * 12}", TagSpecifications=here("1" * 12))
+        assert found(small, cloud, older_than=3600).keys() == kinds
 
 
 def test_what_is_of_another_project_stays(small, cloud):
@@ -177,6 +225,13 @@ def test_what_a_lease_names_stays(small, cloud, wreck):
     assert found(small, cloud) == wreck
 
 
+def test_what_a_verification_needs_stays(small, cloud, wreck):
+    name = f"verify/123456789012/{REGION}/ami/{FINGERPRINT}"
+    with lease.held(small.project.store(cloud), name, who="somebody", doing="verifying the ami"):
+        assert found(small, cloud).keys() == {"folder"}
+    assert found(small, cloud) == wreck
+
+
 def test_another_lease_protects_nothing(small, cloud, wreck):
     name = f"build/123456789012/{REGION}/ami/sha256:{'e' * 64}"
     with lease.held(small.project.store(cloud), name, who="somebody", doing="building the ami"):
@@ -187,8 +242,6 @@ def test_an_ami_that_is_complete_or_known_is_no_leftover(small, cloud, made):
     ami(tags=marks())
     assert found(small, cloud) == {}
     untagged = ami(f"faces-{'f' * 12}-{'2' * 12}")
-    from splitbake import build
-
     kept = build.build(small.project, cloud, "ami", force=False, say=silent).artifact
     catalog = small.project.catalog(cloud)
     catalog.keep(kept.model_copy(update={"id": untagged}), instead_of=kept)
@@ -199,8 +252,6 @@ def test_copies_in_other_regions_are_looked_for(small, cloud, made):
     small.manifest["ami"]["copies"] = [{"region": OTHER}]
     copy = ami(region=OTHER)
     assert found(small, cloud) == {"AMI": copy}
-    from splitbake import build
-
     kept = build.build(small.project, cloud, "ami", force=False, say=silent).artifact
     known = kept.model_copy(update={"copies": (RegionalCopy(region=OTHER, id=copy),)})
     small.project.catalog(cloud).keep(known, instead_of=kept)
@@ -220,12 +271,13 @@ def test_an_untagged_snapshot_is_known_by_its_builder(small, cloud):
     assert found(small, cloud)["snapshot"] == ours
 
 
-def test_a_folder_that_nobody_works_in_goes_with_its_registry_login(small, cloud, temporary):
-    (temporary / "splitbake-docker-abcd1234").mkdir()
+@pytest.mark.parametrize("kind", ["apt", "docker", "image", "lock", "netns", "verify"])
+def test_a_folder_that_nobody_works_in_goes_with_its_registry_login(small, cloud, temporary, kind):
+    (temporary / f"splitbake-{kind}-abcd1234").mkdir()
     (temporary / "splitbake-notes").mkdir()
     things = leftovers.find(small.project, cloud, older_than=0)
-    assert [one.id for one in things] == [str(temporary / "splitbake-docker-abcd1234")]
-    assert leftovers.remove(cloud, things, silent) == []
+    assert [one.id for one in things] == [str(temporary / f"splitbake-{kind}-abcd1234")]
+    assert removed(small, cloud, things) == []
     assert [path.name for path in temporary.iterdir()] == ["splitbake-notes"]
 
 
@@ -236,19 +288,136 @@ def test_what_cannot_be_removed_stops_nothing_else(small, cloud, wreck, monkeypa
     things = leftovers.find(small.project, cloud, older_than=0)
     with monkeypatch.context() as patch:
         patch.setattr(cloud.client("ec2"), "delete_key_pair", denied)
-        (failure,) = leftovers.remove(cloud, things, silent)
+        (failure,) = removed(small, cloud, things)
     assert failure.thing.kind == "key pair"
     assert "UnauthorizedOperation" in failure.problem.message
     assert found(small, cloud) == {"key pair": f"splitbake-{RUN}"}
 
 
-def test_what_is_gone_meanwhile_is_fine(cloud):
+def test_what_is_gone_meanwhile_is_fine(small, cloud):
     since = datetime.datetime.now(datetime.UTC)
     names = {"volume": "vol-0123456789abcdef0", "key pair": "splitbake-x", "security group": "sg-0123456789abcdef0"}
     names |= {"AMI": "ami-0123456789abcdef0", "snapshot": "snap-0123456789abcdef0", "folder": "/nowhere/at/all"}
     names |= {"instance": "i-0123456789abcdef0", "role": "splitbake-x", "instance profile": "splitbake-x"}
     things = [Thing(kind, name, REGION, RUN, since) for kind, name in names.items()]
-    assert leftovers.remove(cloud, things, silent) == []
+    assert removed(small, cloud, things) == []
+
+
+# What another run does between the look and the removal.
+
+
+def test_a_run_that_ends_meanwhile_takes_its_role_along(small, cloud, monkeypatch):
+    small.manifest["ami"]["builder"] = {"permissions_boundary": "arn:aws:iam::123456789012:policy/boundary"}
+    iam, runs = boto3.client("iam"), (RUN, "1" * 12)
+    for run in runs:
+        iam.create_role(
+            RoleName=f"splitbake-{run}",
+            AssumeRolePolicyDocument="{}",
+            Tags=marks(run=run, **{"splitbake:region": REGION}),
+        )
+    client = cloud.client("iam")
+    list_tags = client.list_role_tags
+
+    def ending(RoleName: str) -> Any:  # noqa: N803 - as boto3 calls it
+        if RoleName == f"splitbake-{RUN}":
+            iam.delete_role(RoleName=RoleName)
+        return list_tags(RoleName=RoleName)
+
+    monkeypatch.setattr(client, "list_role_tags", ending)
+    assert [one.run for one in leftovers.find(small.project, cloud, older_than=0)] == ["1" * 12]
+
+
+def wanted(small) -> str:
+    return fingerprint.inputs(small.project, "ami").fingerprint
+
+
+def unwritten(small) -> str:
+    """An AMI of the project as it is now, which the next build takes up."""
+    return ami(generated.ami_name(small.project.manifest, wanted(small), RUN))
+
+
+def there() -> list[str]:
+    return [image["ImageId"] for image in ec2().describe_images(Owners=["self"])["Images"]]
+
+
+def test_an_ami_that_a_build_has_taken_up_meanwhile_stays(small, cloud, made):
+    name = unwritten(small)
+    things = leftovers.find(small.project, cloud, older_than=0)
+    assert [one.id for one in things] == [name]
+    assert build.build(small.project, cloud, "ami", force=False, say=silent).artifact.id == name
+    (failure,) = removed(small, cloud, things)
+    assert isinstance(failure.problem, HeldError)
+    assert failure.problem.message == f"{name} stays: a build has taken it up"
+    assert there() == [name]
+
+
+def test_an_ami_that_a_build_is_taking_up_stays(small, cloud, made, monkeypatch):
+    """It waits for it, or completes its tags: the state does not know it yet."""
+    name = unwritten(small)
+    things = leftovers.find(small.project, cloud, older_than=0)
+    wait, failures = amis.wait, []
+
+    def meanwhile(*arguments: Any, **options: Any) -> Any:
+        failures.extend(removed(small, cloud, things))
+        return wait(*arguments, **options)
+
+    monkeypatch.setattr(amis, "wait", meanwhile)
+    assert build.build(small.project, cloud, "ami", force=False, say=silent).artifact.id == name
+    assert "building the ami" in failures[0].problem.message
+    assert {type(failure.problem) for failure in failures} == {HeldError}
+    assert there() == [name]
+
+
+def test_while_an_ami_is_removed_no_build_takes_it_up(small, cloud, made, monkeypatch):
+    project, doing = small.project, []
+    build.build(project, cloud, "ami", force=False, say=silent)  # so that somebody has baked these inputs
+    name, discard = unwritten(small), amis.discard
+
+    def meanwhile(*arguments: Any, **options: Any) -> None:
+        key = f"build/123456789012/{REGION}/ami/{wanted(small)}"
+        doing.append(lease.last(project.store(cloud), key))
+        discard(*arguments, **options)
+
+    monkeypatch.setattr(amis, "discard", meanwhile)
+    things = leftovers.find(project, cloud, older_than=0)
+    assert [one.id for one in things] == [name]
+    assert removed(small, cloud, things) == []
+    assert [holding.doing for holding in doing] == ["removing what runs have left"]
+    assert name not in there()
+
+
+def test_what_was_listed_before_its_run_came_to_its_end_stays(small, cloud, made, monkeypatch):
+    """First is asked what there is, then who needs it: the other way round neither would be seen."""
+    name, unfinished = unwritten(small), amis.unfinished
+
+    def then_taken_up(*arguments: Any) -> list[Thing]:
+        seen = unfinished(*arguments)
+        build.build(small.project, cloud, "ami", force=False, say=silent)
+        return seen
+
+    monkeypatch.setattr(amis, "unfinished", then_taken_up)
+    assert [one.id for one in leftovers.find(small.project, cloud, older_than=0)] == []
+    assert there() == [name]
+
+
+def test_what_is_removed_carries_its_project_first(small, cloud, wreck, monkeypatch):
+    """A role may remove only what does; an AMI of a killed Packer, and its snapshots, do not yet."""
+    asked: list[tuple[str, str]] = []
+    call = type(cloud.client("ec2"))._make_api_call
+
+    def recorded(client: Any, operation: str, given: dict[str, Any]) -> Any:
+        if operation == "CreateTags":
+            assert given["Tags"] == marks()[:2]
+            asked.extend((operation, name) for name in given["Resources"])
+        if operation in {"DeregisterImage", "DeleteSnapshot"}:
+            asked.append((operation, given.get("ImageId") or given["SnapshotId"]))
+        return call(client, operation, given)
+
+    things = leftovers.find(small.project, cloud, older_than=0)
+    monkeypatch.setattr("botocore.client.BaseClient._make_api_call", recorded)
+    assert removed(small, cloud, things) == []
+    for kind, operation in (("AMI", "DeregisterImage"), ("snapshot", "DeleteSnapshot")):
+        assert asked.index(("CreateTags", wreck[kind])) < asked.index((operation, wreck[kind]))
 
 
 # The command.
@@ -313,6 +482,20 @@ def test_the_command_ends_in_1_where_something_is_left(small, cloud, wreck, monk
     )
     assert shown.return_value == 1
     assert "left: could not remove key pair" in shown.stderr
+    assert "and removed" not in shown.stdout
+
+
+def test_the_command_ends_in_0_where_a_build_has_taken_something_up(small, cloud, monkeypatch):
+    ami()
+
+    def taken_up(*_: Any, **__: Any) -> None:
+        raise HeldError("build/x is held by arn:somebody")
+
+    monkeypatch.setattr(leftovers, "_remove_ami", taken_up)
+    arguments = ["--manifest", str(small.project.manifest_path), "--runs", "--older-than", "0", "--yes"]
+    shown = CliRunner().invoke(gc.command, arguments, standalone_mode=False)
+    assert shown.return_value == 0
+    assert "left: build/x is held by arn:somebody" in shown.stderr
     assert "and removed" not in shown.stdout
 
 

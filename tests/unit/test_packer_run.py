@@ -6,12 +6,13 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from splitbake.bake import ami, packer
 from splitbake.bake.progress import HINTS, Output
-from splitbake.errors import BuildError, ToolError
+from splitbake.errors import BuildError, CloudError, ToolError
 
 
 def output_of(*lines: str, hidden: tuple[str, ...] = ()) -> tuple[Output, list[str], str]:
@@ -84,6 +85,38 @@ def test_the_last_lines_are_those_of_the_step_that_failed() -> None:
     )
     assert [line.partition(" errored")[0] for line in output.tail] == ["no such luck", "Build 'x'"]
     assert said == ["starting the builder", "running my setup.sh"]
+
+
+def test_who_wants_to_know_is_told_when_the_builder_answers() -> None:
+    """Only what Packer says before the first script is believed: a script may say the same of another instance."""
+    running: list[str] = []
+    output = Output(io.StringIO(), lambda _: None, runs=running.append)
+    packer_says = (
+        "==> x.amazon-ebs.ami: Launching a spot AWS instance...",
+        "    x.amazon-ebs.ami: Instance ID: i-0123456789abcdef0",
+        "==> x.amazon-ebs.ami: Using ssh communicator to connect: 172.31.0.3",
+        "==> x.amazon-ebs.ami: Waiting for SSH to become available...",
+    )
+    for line in packer_says:
+        output.take(f"1700000000,,ui,say,{line}\n")
+    assert running == []
+    output.take("1700000000,,ui,say,==> x.amazon-ebs.ami: Connected to SSH!\n")
+    assert running == ["i-0123456789abcdef0"]
+    output.take("1700000000,,ui,say,==> x.amazon-ebs.ami: Provisioning with shell script: setup.sh\n")
+    for line in ("Instance ID: i-0fedcba9876543210", "Connected to SSH!"):
+        output.take(f"1700000000,,ui,error,==> x.amazon-ebs.ami: {line}\n")
+    assert running == ["i-0123456789abcdef0"]
+
+
+def test_the_builder_of_packer_1_6_insists_on_imdsv2_and_it_is_said(cloud: Any) -> None:
+    ec2, said = cloud.client("ec2"), []
+    instance = ec2.run_instances(ImageId="ami-12c6146b", MinCount=1, MaxCount=1)["Instances"][0]["InstanceId"]
+    ami._require_tokens(cloud, said.append, instance)
+    options = ec2.describe_instances(InstanceIds=[instance])["Reservations"][0]["Instances"][0]["MetadataOptions"]
+    assert (options["HttpTokens"], options["HttpPutResponseHopLimit"]) == ("required", 1)
+    assert said == [f"{instance}: answers IMDSv2 only (set through the API)"]
+    with pytest.raises(CloudError, match="let the builder i-0123456789abcdef0 insist on IMDSv2"):
+        ami._require_tokens(cloud, said.append, "i-0123456789abcdef0")
 
 
 def test_lines_of_other_kinds_are_left_out() -> None:

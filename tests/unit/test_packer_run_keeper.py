@@ -125,7 +125,7 @@ def test_a_run_lives_as_long_as_its_keeper(tmp_path, monkeypatch):
         assert room.path.stat().st_mode & 0o777 == 0o700
         assert rundir.is_alive(run)
         assert rundir.found() == {run: room.path}
-        process = kept("sh", "-c", "echo ready; sleep 60", lock=room.lock)
+        process = kept("sh", "-c", "echo ready; exec sleep 60", lock=room.lock)  # a shell that waits may miss a SIGINT
         assert process.stdout.readline() == "ready\n"
         room.path.rename(tmp_path / "moved")  # so that leaving the block does not remove it
     (tmp_path / "moved").rename(tmp_path / f"splitbake-{run}")
@@ -144,3 +144,33 @@ def test_a_folder_of_somebody_else_is_not_ours(tmp_path, monkeypatch):
     (tmp_path / "splitbake-other").mkdir()
     assert rundir.found() == {}
     assert not rundir.is_alive("1" * 12)
+
+
+def test_the_run_of_another_user_may_be_alive(tmp_path, monkeypatch):
+    """Nobody else can look at its lock."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    def closed(*_: object) -> int:
+        raise PermissionError
+
+    with rundir.opened("1" * 12):
+        monkeypatch.setattr(os, "open", closed)
+        assert rundir.is_alive("1" * 12)
+        monkeypatch.undo()
+
+
+def test_a_folder_goes_whatever_else_removes_of_it_meanwhile(tmp_path, monkeypatch):
+    """The master of an SSH connection removes its own socket when it ends."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    unlink = os.unlink
+
+    def vanished(path: str, **options: object) -> None:
+        if str(path).endswith("socket"):
+            unlink(path, **options)
+        unlink(path, **options)
+
+    with rundir.opened("1" * 12) as room:
+        for name in ("a-socket", "b-socket", "id_ed25519", "z-socket"):
+            (room.path / name).write_text("secret")
+        monkeypatch.setattr(os, "unlink", vanished)
+    assert not room.path.exists()

@@ -250,7 +250,19 @@ def test_the_copy_is_tagged_and_the_next_in_the_chain_may_use_it(site, world):
     assert calls["modify_image_attribute"]["LaunchPermission"] == {"Add": [{"UserId": "333333333333"}]}
     assert calls["copy_image"]["SourceRegion"] == "eu-west-1"
     assert calls["copy_image"]["CopyImageTags"] is True
+    assert calls["copy_image"]["TagSpecifications"] == [
+        {"ResourceType": kind, "Tags": calls["create_tags"]["Tags"]} for kind in ("image", "snapshot")
+    ]
     assert len(calls["copy_image"]["ClientToken"]) <= 64
+
+
+def test_within_an_account_the_tags_of_the_ami_come_along(site, world):
+    """Given twice they might be refused."""
+    world.caller = DEV
+    site.write(account=DEV)
+    route = promote.Route(site.project, site.dev, site.prod)
+    call = promote_ami._copy_call(route, promote.plan(site.project, site.prod).ami.source, instead_of=None)
+    assert [one["ResourceType"] for one in call.parameters["TagSpecifications"]] == ["snapshot"]
 
 
 def test_planning_shows_the_calls_and_makes_none(site, world):

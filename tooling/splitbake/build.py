@@ -13,7 +13,9 @@ from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
 from splitbake.errors import BuildError, SplitbakeError
 from splitbake.inputs import Inputs
+from splitbake.lease import Lease
 from splitbake.project import Project
+from splitbake.signals import uninterrupted
 from splitbake.ui import Say
 
 _SECONDS_AN_HOUR = 3600
@@ -46,7 +48,7 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
         return Built(planned.artifact, reused=True, reasons=planned.reasons)
     identity = cloud.guard()
     name = f"build/{catalog.account}/{catalog.region}/{half}/{inputs.fingerprint}"
-    with lease.held(catalog.store, name, who=identity.arn, doing=f"building the {half}", wait=say):
+    with lease.held(catalog.store, name, who=identity.arn, doing=f"building the {half}", wait=say) as held:
         before = catalog.artifact(half, inputs.fingerprint)
         again = plan.plan_half(project, cloud, catalog, inputs)
         if again.artifact and not force:
@@ -55,8 +57,8 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
         for reason in reasons:
             say(f"because {reason}")
         found = None if force else _left(project, cloud, catalog, inputs, say)
-        made = found or _make(project, cloud, inputs, say)
-        kept = _keep(project, cloud, catalog, inputs, made, instead_of=before)
+        made = found or _make(project, cloud, inputs, held, say)
+        kept = _keep(project, cloud, catalog, inputs, made, held=held, instead_of=before)
         if not found:
             with _told(f"{kept.uri} is built and remembered, but not how long that took"):
                 catalog.log(_run(project, made))
@@ -91,13 +93,14 @@ def _left(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, say:
     return adopt.earlier(project, cloud, catalog, inputs.fingerprint, say)
 
 
-def _make(project: Project, cloud: Cloud, inputs: Inputs, say: Say) -> Artifact:
+def _make(project: Project, cloud: Cloud, inputs: Inputs, held: Lease, say: Say) -> Artifact:
     """Make the artifact of exactly these inputs; they may have changed while another build was waited for."""
     from splitbake.bake import ami, image
 
     _require_unchanged(project, inputs)
-    make = ami.bake if inputs.half == "ami" else image.build
-    return make(project, cloud, fingerprint=inputs.fingerprint, say=say)
+    if inputs.half == "image":
+        return image.build(project, cloud, fingerprint=inputs.fingerprint, say=say)
+    return ami.bake(project, cloud, fingerprint=inputs.fingerprint, say=say, require=held.require)
 
 
 def _require_unchanged(project: Project, inputs: Inputs) -> None:
@@ -110,17 +113,26 @@ def _require_unchanged(project: Project, inputs: Inputs) -> None:
 
 
 def _keep(
-    project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, made: Artifact, *, instead_of: Artifact | None
+    project: Project,
+    cloud: Cloud,
+    catalog: Catalog,
+    inputs: Inputs,
+    made: Artifact,
+    *,
+    held: Lease,
+    instead_of: Artifact | None,
 ) -> Artifact:
     """Remember ``made``, unless a healthy one was remembered meanwhile: then that one counts, and ours is removed."""
-    with _discarding_on_interrupt(cloud, made), _told(f"{made.uri} was built, but could not be remembered"):
+    with _discarding_on_interrupt(cloud, made, held), _told(f"{made.uri} was built, but could not be remembered"):
+        held.require()
         catalog.keep_inputs(inputs)
         while (kept := catalog.keep(made, instead_of=instead_of)) != made:
             if not health.problem(cloud, kept, project.manifest.image.repository):
                 break
             instead_of = kept
-    if kept != made:
-        _discard(cloud, made)
+    if kept.id != made.id:  # else another run took ours up
+        with uninterrupted(breakable=True):
+            _discard(cloud, made, held)
     return kept
 
 
@@ -135,22 +147,28 @@ def _told(what: str) -> Iterator[None]:
 
 
 @contextmanager
-def _discarding_on_interrupt(cloud: Cloud, made: Artifact) -> Iterator[None]:
+def _discarding_on_interrupt(cloud: Cloud, made: Artifact, held: Lease) -> Iterator[None]:
     """Remove ``made`` where the user wants nothing more; after an error the next build takes it up."""
     from splitbake.bake import access
 
     try:
         yield
     except KeyboardInterrupt as problem:
-        access.clean_up_after(problem, lambda: _discard(cloud, made))
+        access.clean_up_after(problem, lambda: _discard(cloud, made, held))
         raise
 
 
-def _discard(cloud: Cloud, made: Artifact) -> None:
-    """Remove an AMI with its snapshots. An image may stay: its layers are shared, and it may be the very same one."""
+def _discard(cloud: Cloud, made: Artifact, held: Lease) -> None:
+    """Remove an AMI with its snapshots. An image may stay: its layers are shared, and it may be the very same one.
+
+    Raises:
+        StateError: the lease is lost; another run may have taken the AMI up.
+    """
     from splitbake.bake import ami
 
     if made.half == "ami":
+        with _told(f"{made.uri} was to be removed, but stays"):
+            held.require()
         ami.discard(cloud, made)
 
 

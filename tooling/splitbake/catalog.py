@@ -4,7 +4,6 @@ A record is found by what it is about, so a runner with nothing on its disk know
 
 - ``artifacts/<account>/<region>/<half>/<fingerprint>.json``: the artifact that was made from these inputs;
 - ``reports/<account>/<region>/<half>/<artifact>.json``: what the latest verification of this very artifact found;
-- ``gates/<account>/<region>/<ami>.json``: what was found on its builder, before there was an AMI;
 - ``inventories/<account>/<region>/<ami>.json``: what is on an instance of it: packages, versions, models, sizes;
 - ``runs/<account>/<region>/<half>/<work>/<time>-<chance>.json``: a line of history, never changed;
 - ``inputs/<half>/<fingerprint>.json``: what a fingerprint is the digest of, to tell later what has changed.
@@ -82,27 +81,18 @@ class Catalog:
         """Remember ``report``; the latest about one artifact counts."""
         self.store.put(self._key("reports", report.half, report.artifact), _text(report))
 
-    def keep_gate(self, report: Report) -> None:
-        """Remember what was found on the builder of the AMI that ``report`` names."""
-        self.store.put(self._ami_key("gates", report.artifact), _text(report))
-
-    def gate(self, ami: str) -> Report | None:
-        """Return what was found on the builder of ``ami``, None where nobody looked."""
-        key = self._ami_key("gates", ami)
-        return _read(Report, key, self.store.get(key))
-
     def keep_inventory(self, inventory: Inventory) -> None:
         """Remember ``inventory``; an AMI never changes, and the latest one counts."""
-        self.store.put(self._ami_key("inventories", inventory.ami), _text(inventory))
+        self.store.put(self._inventory_key(inventory.ami), _text(inventory))
 
     def inventory(self, ami: str) -> Inventory | None:
         """Return what is on instances of ``ami``, None where it was never taken."""
-        key = self._ami_key("inventories", ami)
+        key = self._inventory_key(ami)
         return _read(Inventory, key, self.store.get(key))
 
     def inventories(self) -> list[str]:
         """Return the AMIs of which there is an inventory, sorted."""
-        prefix = self._ami_key("inventories", "").removesuffix(".json")
+        prefix = self._inventory_key("").removesuffix(".json")
         return [key.removeprefix(prefix).removesuffix(".json") for key in self.store.keys(prefix)]
 
     def log(self, run: Run) -> None:
@@ -139,8 +129,8 @@ class Catalog:
     def _runs(self, half: Half, work: Work) -> str:
         return f"runs/{self.account}/{self.region}/{half}/{work}/"
 
-    def _ami_key(self, what: str, ami: str) -> str:
-        return f"{what}/{self.account}/{self.region}/{_name(ami)}"
+    def _inventory_key(self, ami: str) -> str:
+        return f"inventories/{self.account}/{self.region}/{_name(ami)}"
 
     def _key(self, what: str, half: Half, name: str) -> str:
         return f"{what}/{self.account}/{self.region}/{half}/{_name(name)}"

@@ -11,22 +11,22 @@ import hashlib
 import os
 import secrets
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from splitbake.bake import ingress, roles, things
-from splitbake.bake.things import STARTED_TAG, Thing, as_tags
+from splitbake.bake.things import BY_TAG, STARTED_TAG, Thing, as_tags
 from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import CloudError, SplitbakeError, ToolError
+from splitbake.signals import uninterrupted
 from splitbake.ui import Say, silent
 
 RUN_TAG = things.RUN_TAG
 _SSH = 22
-#: Says on which machine a run is, and in no way whose that is.
-_BY_TAG = "splitbake:by"
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,22 @@ def new_run() -> str:
     return secrets.token_hex(6)
 
 
+def by() -> dict[str, str]:
+    """Return the tag of runs that can tell whether the others live: the locks on their folders lie in one place.
+
+    That is this boot of the machine (and of no other, as machine ids of containers can be), with this folder for
+    temporary files. Both are in a digest that only this boot can make; before it stands the run of GitHub Actions.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_bytes().strip()
+        folder = Path(tempfile.gettempdir()).stat()
+    except OSError:
+        return {}
+    place = hashlib.blake2b(f"{folder.st_dev} {folder.st_ino}".encode(), key=boot[:64], digest_size=6).hexdigest()
+    number = os.environ.get("GITHUB_RUN_ID")
+    return {BY_TAG: f"github-run-{number}-{place}" if number else f"machine-{place}"}
+
+
 @contextmanager
 def granted(
     cloud: Cloud,
@@ -65,9 +81,12 @@ def granted(
     tags: Mapping[str, str],
     connect: str = "public-ip",
     boundary: str | None = None,
+    spot: bool = False,
     say: Say = silent,
 ) -> Iterator[Access]:
     """Make key pair, security group and role; at the end remove them and every instance and volume of the run.
+
+    A signal that comes while they are removed waits; only a second Ctrl-C breaks that off.
 
     Args:
         cloud: where.
@@ -77,13 +96,14 @@ def granted(
         tags: for all of that, beside those of the run.
         connect: of ``ami.builder``: decides who can reach port 22. Only this run's key opens it.
         boundary: ARN of the permissions boundary of a temporary role; None makes no role.
+        spot: whether the instances will be spot instances of Packer.
         say: is told what people should know.
     """
     name = _name(run)
     private_key = folder / "id_ed25519"
     _make_key(private_key, comment=name)
     public_key = private_key.with_suffix(".pub").read_text(encoding="ascii").strip()
-    marks = {**tags, RUN_TAG: run, STARTED_TAG: _now(), **_by()}
+    marks = {**tags, RUN_TAG: run, STARTED_TAG: _now(), **by()}
     try:
         ec2 = cloud.client("ec2")
         vpc = ingress.vpc_of(ec2, subnet)
@@ -99,29 +119,34 @@ def granted(
             roles.make(cloud, name, boundary=boundary, tags=marks)
         yield Access(name, private_key, public_key, group, name if boundary else None, marks)
     except BaseException as problem:
-        clean_up_after(problem, lambda: sweep(cloud, run, role=boundary is not None))
+        clean_up_after(problem, lambda: sweep(cloud, run, role=boundary is not None, spot=spot))
         raise
-    sweep(cloud, run, role=boundary is not None)
+    with uninterrupted(breakable=True):
+        sweep(cloud, run, role=boundary is not None, spot=spot)
 
 
 def clean_up_after(problem: BaseException, clean: Callable[[], None]) -> None:
-    """Run ``clean`` because of ``problem``; where that fails as well, ``problem`` stays the one that is told."""
+    """Run ``clean`` because of ``problem``; where that fails as well, ``problem`` stays the one that is told.
+
+    A signal that comes meanwhile waits; only a second Ctrl-C, be the first one ``problem``, breaks it off.
+    """
     try:
-        clean()
-    except CloudError as second:
+        with nullcontext() if isinstance(problem, KeyboardInterrupt) else uninterrupted(breakable=True):
+            clean()
+    except SplitbakeError as second:
         if not isinstance(problem, SplitbakeError):
             raise
         left = f"cleaning up failed as well: {second.message}; see splitbake gc --runs"
         problem.hint = f"{problem.hint}; {left}" if problem.hint else left
 
 
-def sweep(cloud: Cloud, run: str, *, role: bool = False) -> None:
+def sweep(cloud: Cloud, run: str, *, role: bool = False, spot: bool = False) -> None:
     """Remove what ``run`` has left in EC2, and its role. Nothing left is fine.
 
     Raises:
         CloudError: AWS refused; the message says at what.
     """
-    failures = things.remove(cloud, things.find(cloud, {RUN_TAG: run}))
+    failures = things.remove(cloud, things.find(cloud, {RUN_TAG: run}, spot=spot))
     if role:
         region = cloud.environment.region
         failures += roles.remove(
@@ -148,20 +173,6 @@ def _name(run: str) -> str:
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
-def _by() -> dict[str, str]:
-    """Return the tag that tells machines apart: the number of the run of GitHub Actions, or a digest.
-
-    machine-id(5) itself "should be considered confidential": only a keyed digest of it may be shown.
-    """
-    if number := os.environ.get("GITHUB_RUN_ID"):
-        return {_BY_TAG: f"github-run-{number}"}
-    try:
-        machine = Path("/etc/machine-id").read_bytes().strip()
-    except OSError:
-        return {}
-    return {_BY_TAG: f"machine-{hashlib.blake2b(b'splitbake', key=machine[:64], digest_size=6).hexdigest()}"}
 
 
 def _make_group(ec2: Any, name: str, vpc: str, open_to: list[str], tags: Mapping[str, str]) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from splitbake import contract, files, generate
@@ -19,20 +20,31 @@ from splitbake.errors import BuildError, CloudError, SplitbakeError
 from splitbake.generate import Compat, source
 from splitbake.generate import packer as generated
 from splitbake.project import Project
-from splitbake.ui import Say
+from splitbake.ui import Say, silent
 from splitbake.verify import gate
 
 _VARIABLES = "run.pkrvars.json"
 _RECORD = "record.json"
 _GATE = "gate"
 _LOG = Path("build/logs/packer.log")
+#: What Packer 1.6 has no setting for: the builder answers IMDSv2 only, and containers on it as well.
+_TOKENS = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
 
 
-def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artifact:
+def bake(
+    project: Project, cloud: Cloud, *, fingerprint: str, say: Say, require: Callable[[], None] = lambda: None
+) -> Artifact:
     """Bake the AMI of the project as it is now; the caller has compared the account already.
 
     Whatever goes wrong, and also after Ctrl-C, no instance, key, security group, role or volume is left. An AMI is left
     only where it is complete but for its tags, copies or settings: the next build takes it up.
+
+    Args:
+        project: what is baked.
+        cloud: where.
+        fingerprint: of its inputs.
+        say: hears of each step.
+        require: is called before an AMI is removed; raises StateError where another run may have taken it up.
 
     Raises:
         BuildError: ``packer/`` is out of date, or the bake failed.
@@ -44,16 +56,17 @@ def bake(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artif
     compat = _checked(project)
     run = access.new_run()
     tags = generated.tags(project.manifest, fingerprint, run)
+
+    def drop() -> None:
+        require()
+        _discard(project, cloud, tags)
+
     try:
         with rundir.opened(run) as room:
-            ami = _baked(project, cloud, compat, room, tags=tags, say=say)
-            seen = gate.report(room.path / _GATE)
-        artifact = complete(project, cloud, ami, tags, fingerprint=fingerprint, started=started, say=say)
-        if seen:
-            project.catalog(cloud).keep_gate(seen.model_copy(update={"artifact": ami}))
-        return artifact
+            ami = _baked(project, cloud, compat, room, tags=tags, drop=drop, say=say)
+        return complete(project, cloud, ami, tags, fingerprint=fingerprint, started=started, say=say)
     except KeyboardInterrupt as problem:
-        access.clean_up_after(problem, lambda: _discard(project, cloud, tags))
+        access.clean_up_after(problem, drop)
         raise
 
 
@@ -85,8 +98,7 @@ def complete(
     try:
         finished = finish.finish(project, cloud, ami, tags, say)
     except SplitbakeError as problem:
-        problem.message = f"{ami} is baked, but not finished: {problem.message}"
-        problem.hint = f"{problem.hint}; splitbake build ami takes this AMI up".removeprefix("; ")
+        _name(problem, ami)
         raise
     return Artifact(
         half="ami",
@@ -102,6 +114,12 @@ def complete(
     )
 
 
+def _name(problem: SplitbakeError, ami: str) -> None:
+    """Let ``problem`` name the AMI, which stays."""
+    problem.message = f"{ami} is baked, but not finished: {problem.message}"
+    problem.hint = f"{problem.hint}; splitbake build ami takes this AMI up".removeprefix("; ")
+
+
 def discard(cloud: Cloud, artifact: Artifact) -> None:
     """Remove an AMI that nobody needs, its copies, and the snapshots of all of them.
 
@@ -114,14 +132,21 @@ def discard(cloud: Cloud, artifact: Artifact) -> None:
 
 
 def _baked(
-    project: Project, cloud: Cloud, compat: Compat, room: RunFolder, *, tags: Mapping[str, str], say: Say
+    project: Project,
+    cloud: Cloud,
+    compat: Compat,
+    room: RunFolder,
+    *,
+    tags: Mapping[str, str],
+    drop: Callable[[], None],
+    say: Say,
 ) -> str:
-    """Run Packer and return the AMI that it made; without one there is none afterwards."""
+    """Run Packer and return the AMI that it made; where it did not ask for any, there is none afterwards."""
     builder, folder = project.manifest.ami.builder, room.path
     run, fingerprint = tags[access.RUN_TAG], tags["splitbake:fingerprint"]
     hidden = uploads.lay_out(project, cloud, fingerprint, folder / "inputs")
     template = recipe.stage(project, fingerprint, compat, folder / "project")
-    ami = ""
+    ami, asked = "", False
     try:
         with access.granted(
             cloud,
@@ -131,6 +156,7 @@ def _baked(
             tags=tags,
             connect=builder.connect,
             boundary=builder.permissions_boundary,
+            spot=builder.spot,
             say=say,
         ) as way_in:
             values = variables(cloud, folder, way_in) | {"run": run, "fingerprint": fingerprint}
@@ -144,40 +170,66 @@ def _baked(
                 private_key=way_in.private_key,
                 public_key=way_in.public_key,
             )
+            runs = partial(_require_tokens, cloud, say) if compat == "1.6" else silent
             try:
-                _packer(project, cloud, template, room, gated=gated, hidden=hidden, say=say)
+                _packer(project, cloud, template, room, gated=gated, hidden=hidden, runs=runs, say=say)
+                asked = True
                 ami = _made(folder / _RECORD, cloud.environment.region)
             except packer.AbandonedError as problem:
-                ami = _awaited(project, cloud, tags["Name"], problem, say)
+                asked = True
+                ami = _awaited(project, cloud, tags["Name"], problem, drop=drop, say=say)
     except Exception as problem:
-        if not ami:
-            access.clean_up_after(problem, lambda: _discard(project, cloud, tags))
+        if not asked:
+            access.clean_up_after(problem, drop)
+        elif ami and isinstance(problem, SplitbakeError):
+            _name(problem, ami)
         raise
     return ami
+
+
+def _require_tokens(cloud: Cloud, say: Say, instance: str) -> None:
+    """Let the builder insist on IMDSv2. EC2 takes that of an instance that runs, or is stopped."""
+    with aws_errors(f"let the builder {instance} insist on IMDSv2"):
+        cloud.client("ec2").modify_instance_metadata_options(InstanceId=instance, **_TOKENS)
+    say(f"{instance}: answers IMDSv2 only (set through the API)")
 
 
 def _made(record: Path, region: str) -> str:
     made = packer.amis(record)
     if region not in made:
-        raise BuildError(f"Packer's record names {made or 'no AMI'}; expected one AMI of {region}")
+        hint = "run splitbake build ami again: it takes up an AMI that was made"
+        raise BuildError(f"Packer's record names {made or 'no AMI'}; expected one AMI of {region}", hint=hint)
     return made[region]
 
 
-def _awaited(project: Project, cloud: Cloud, name: str, problem: packer.AbandonedError, say: Say) -> str:
-    """Return the AMI that Packer did not wait for to its end, once EC2 has made it.
+def _awaited(
+    project: Project,
+    cloud: Cloud,
+    name: str,
+    problem: packer.AbandonedError,
+    *,
+    drop: Callable[[], None],
+    say: Say,
+) -> str:
+    """Return the AMI that Packer asked for and did not finish, once EC2 has made it.
 
     Raises:
-        AbandonedError: ``problem``: there is no such AMI, or EC2 failed to make it.
+        AbandonedError: ``problem``: there is no such AMI, or EC2 failed to make it; then its rest is removed.
+        BuildError, CloudError: it takes too long, or AWS does not tell; the message names the AMI, which stays.
     """
     there = amis.own(cloud, name)
     if not there:
         raise problem
     ami = str(there[0]["ImageId"])
-    say(f"Packer waits no longer for {ami}; splitbake does")
+    say(f"Packer did not finish {ami}; splitbake does")
     try:
         amis.wait(cloud, ami, within=source.wait_seconds(project.manifest, project.lock))
-    except BuildError as failure:
+    except amis.FailedError as failure:
+        access.clean_up_after(problem, drop)
         raise problem from failure
+    except SplitbakeError as failure:
+        _name(failure, ami)
+        raise
     return ami
 
 
@@ -228,9 +280,13 @@ def _packer(
     *,
     gated: Mapping[str, str],
     hidden: Sequence[str],
+    runs: Say,
     say: Say,
 ) -> None:
-    """Run Packer on ``template``, with the variables of the gate; its log stays in the project."""
+    """Run Packer on ``template``, with the variables of the gate; its log stays in the project.
+
+    ``runs`` is told the id of the builder as soon as that answers.
+    """
     keys = credentials(cloud)
     log = project.root / _LOG
     if template.is_dir():
@@ -238,7 +294,8 @@ def _packer(
     with files.writing(log, BuildError):
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("w", encoding="utf-8") as file:
-            output = Output(file, say, hidden=(*hidden, *(keys[name] for name in _SECRET if name in keys)))
+            secrets = (*hidden, *(keys[name] for name in _SECRET if name in keys))
+            output = Output(file, say, hidden=secrets, runs=runs)
             env = packer.environment(keys, room.path) | dict(gated)
             packer.build(template, room.path / _VARIABLES, env=env, output=output, lock=room.lock)
 

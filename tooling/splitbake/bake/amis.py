@@ -33,7 +33,19 @@ _NO_ANSWER: Final = {
     "ConnectionClosedError",
     "ProxyConnectionError",
 }
-_MADE_FROM = re.compile(r"Created by CreateImage\((?P<instance>i-\w+)\) for (?P<ami>ami-\w+)")
+#: What EC2 writes into the description of a snapshot, by CreateImage and by CopyImage.
+_MADE_FROM = re.compile(
+    r"(?:Created by CreateImage\((?P<instance>i-\w+)\) for|Copied for DestinationAmi) (?P<ami>ami-\w+)"
+)
+
+
+class FailedError(BuildError):
+    """EC2 failed to make an AMI: it will not come to be."""
+
+
+def unfinished_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return those of ``tags`` that an AMI carries before it is finished: its fingerprint says that it is."""
+    return {key: value for key, value in tags.items() if key != FINGERPRINT_TAG}
 
 
 def own(cloud: Cloud, name: str, region: str | None = None) -> list[Image]:
@@ -73,7 +85,8 @@ def wait(cloud: Cloud, ami: str, *, within: float, region: str | None = None) ->
         region: another one than that of ``cloud``.
 
     Raises:
-        BuildError: EC2 failed to make it, or takes too long.
+        FailedError: EC2 failed to make it.
+        BuildError: it takes too long.
         CloudError: AWS refused to tell.
     """
     started = time.monotonic()
@@ -93,7 +106,9 @@ def wait(cloud: Cloud, ami: str, *, within: float, region: str | None = None) ->
                 return images[0]
             if state != "pending":
                 reason = images[0].get("StateReason", {}).get("Message", "EC2 does not say why") if images else ""
-                raise BuildError(f"{ami} is {state}{f': {reason}' if reason else ''}", hint="run splitbake build again")
+                raise FailedError(
+                    f"{ami} is {state}{f': {reason}' if reason else ''}", hint="run splitbake build again"
+                )
             if waited > within:
                 hint = "run splitbake build ami again later: it takes up this AMI when EC2 is done"
                 raise BuildError(f"{ami} is still pending after {waited / 60:.0f} minutes", hint=hint)
@@ -115,19 +130,30 @@ def discard(
         ami: its id.
         parts: snapshots that are known to be of it; those that AWS knows go as well.
         region: another one than that of ``cloud``.
-        tags: put on the snapshots first, so that gc finds them where this process dies on the way.
+        tags: of project and run, put on what may have none yet: on the snapshots, so that gc finds them where this
+            process dies on the way, and on the AMI, because a role may remove only what carries them.
 
     Raises:
         CloudError: AWS refused it; what is left is named.
     """
     ec2 = cloud.client("ec2", region=region)
     found = sorted({*parts, *_parts(ec2, ami)})
-    with aws_errors(f"mark the snapshots of the AMI {ami}"):
-        if found and tags:
-            ec2.create_tags(Resources=found, Tags=as_tags(tags))
+    if tags:
+        for part in found:
+            mark(ec2, part, tags)
+        mark(ec2, ami, unfinished_tags(tags))
     insist(f"remove the AMI {ami} and its snapshots {', '.join(found)}", partial(ec2.deregister_image, ImageId=ami))
     for part in found:
         insist(f"remove {part}, a snapshot of the AMI {ami}", partial(ec2.delete_snapshot, SnapshotId=part))
+
+
+def mark(ec2: Any, resource: str, tags: Mapping[str, str]) -> None:
+    """Put ``tags`` on what is to be removed; gone already is fine.
+
+    Raises:
+        CloudError: AWS refused it.
+    """
+    insist(f"tag {resource}", lambda: ec2.create_tags(Resources=[resource], Tags=as_tags(tags)))
 
 
 def _parts(ec2: Any, ami: str) -> Iterator[str]:
@@ -136,7 +162,8 @@ def _parts(ec2: Any, ami: str) -> Iterator[str]:
         by_id = [{"Name": "image-id", "Values": [ami]}]
         for image in ec2.describe_images(Owners=["self"], Filters=by_id)["Images"]:
             yield from snapshots(image)
-        made_for = [{"Name": "description", "Values": [f"Created by CreateImage(*) for {ami}*"]}]
+        words = [f"Created by CreateImage(*) for {ami}*", f"Copied for DestinationAmi {ami} *"]
+        made_for = [{"Name": "description", "Values": words}]
         for one in ec2.describe_snapshots(OwnerIds=["self"], Filters=made_for)["Snapshots"]:
             yield one["SnapshotId"]
 
@@ -157,7 +184,7 @@ def unfinished(cloud: Cloud, project: str, region: str) -> list[Thing]:
             why = "its bake did not come to its end; splitbake build would take it up"
         if why:
             since = moment(image["CreationDate"])
-            things.append(Thing("AMI", image["ImageId"], region, name[2], since, f"sha256:{name[1]}", why))
+            things.append(Thing("AMI", image["ImageId"], region, name[2], since, f"sha256:{name[1]}", why=why))
     return things
 
 
@@ -197,4 +224,5 @@ def _strays(cloud: Cloud, project: str, region: str) -> Iterator[Thing]:
             marks = builders.get(origin["instance"], {}) if origin else {}
         if RUN_TAG in marks:
             since, fingerprint = moment(one["StartTime"]), marks.get(FINGERPRINT_TAG, "")
-            yield Thing("snapshot", one["SnapshotId"], region, marks[RUN_TAG], since, fingerprint, "it is of no AMI")
+            run, why = marks[RUN_TAG], "it is of no AMI"
+            yield Thing("snapshot", one["SnapshotId"], region, run, since, fingerprint, why=why)

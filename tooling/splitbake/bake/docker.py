@@ -1,17 +1,20 @@
 """Building with the Docker engine of this machine, through BuildKit.
 
-One way only: streamed lines and plain progress. python-on-whales' other ways hide the log or lose the reason of a
-failure (0.81: without streaming, the exception's stderr is None).
+One way only: streamed lines and plain progress, of programs that end with us. Of python-on-whales (0.81) the other ways
+hide the log or lose the reason of a failure, and its streams leave the program running where nobody reads on.
 """
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import subprocess
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from splitbake import dockercli, files, units
 from splitbake.bake.image import Order
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 _HEAVIEST = 5
 _PUSHED = re.compile(r"\bdigest: (sha256:[0-9a-f]{64}) size: \d+")
 _LONGEST_LINE = 100
+#: Seconds that an interrupted program of Docker gets to end.
+_GRACE = 10
 _SIZES_OF_DISTRIBUTIONS = """\
 import importlib.metadata, os, sys
 for found in importlib.metadata.distributions(path=sys.argv[1:]):
@@ -43,22 +48,14 @@ class DockerBuilder:
     def build(self, order: Order, say: Say) -> int:
         """See ImageBuilder."""
         _require_platform(order.platform)
+        options = ["--load", "--provenance=false", "--progress=plain", f"--platform={order.platform}"]
+        options += [f"--file={order.dockerfile}", f"--tag={order.name}"]
+        options += [f"--build-arg={name}={value}" for name, value in order.arguments.items()]
+        options += [f"--secret=id=ca,src={order.ca}"] if order.ca else []
+        options += [f"--network={order.network}"] if order.network else []
+        options += ["--allow=network.host"] if order.network == "host" else []
         with _client(order, f"build {order.name}") as docker:
-            lines = docker.build(
-                order.context,
-                file=order.dockerfile,
-                platforms=[order.platform],
-                tags=order.name,
-                build_args=dict(order.arguments),
-                secrets=[f"id=ca,src={order.ca}"] if order.ca else [],
-                network=order.network,
-                allow=["network.host"] if order.network == "host" else [],
-                load=True,
-                provenance=False,
-                progress="plain",
-                stream_logs=True,
-            )
-            _follow(cast("Iterator[str]", lines), order.log, say)
+            _follow(docker, ["buildx", "build", *options, str(order.context)], order.log, say)
             return docker.image.inspect(order.name).size
 
     def heaviest(self, order: Order) -> Sequence[str]:
@@ -68,14 +65,13 @@ class DockerBuilder:
     def push(self, order: Order, say: Say) -> str:
         """See ImageBuilder."""
         with _client(order, f"push {order.name}") as docker:
-            answer = docker.image.push(order.name, stream_logs=True)
             said: list[str] = []
 
             def take(line: str) -> None:
                 said.append(line)
                 say(line)
 
-            _follow((line.decode(errors="replace") for _, line in answer or ()), order.log, take)
+            _follow(docker, ["image", "push", order.name], order.log, take)
         # What this very push says: the image may have other digests in the repository, of other compressions.
         digest = next((found[1] for line in reversed(said) if (found := _PUSHED.search(line))), None)
         if digest is None:
@@ -109,13 +105,57 @@ def _client(order: Order, doing: str) -> Iterator[DockerClient]:
         yield docker
 
 
-def _follow(lines: Iterable[str], log: Path, say: Say) -> None:
-    with files.writing(log, BuildError), log.open("a", encoding="utf-8") as file:
-        for line in lines:
+def _follow(docker: DockerClient, command: Sequence[str], log: Path, say: Say) -> None:
+    """Run a command of Docker to its end; say what it says, and write it into ``log``.
+
+    Raises:
+        DockerException: it failed.
+    """
+    from python_on_whales.exceptions import DockerException
+
+    argv = [*map(str, docker.client_config.docker_cmd), *command]
+    last: deque[str] = deque(maxlen=dockercli.TAIL)
+    with (
+        files.writing(log, BuildError),
+        log.open("a", encoding="utf-8") as file,
+        _running(argv) as process,
+    ):
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        for line in process.stdout:
             file.write(line)
             file.flush()
             if text := line.strip():
+                last.append(line)
                 say(text)
+        status = process.wait()
+    if status:
+        raise DockerException(argv, status, stderr="".join(last).encode())
+
+
+@contextmanager
+def _running(argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run ``argv``, and end it with the block, however that ends.
+
+    It has a process group of its own: the client of Docker leaves it to its plugin to end, and that must hear of it.
+    """
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if process.poll() is None:
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE)
 
 
 def _layers(name: str) -> list[str]:

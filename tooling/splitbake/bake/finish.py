@@ -6,7 +6,6 @@ Each step looks first and does what is missing, so it does not matter who began,
 from __future__ import annotations
 
 import datetime
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -53,7 +52,11 @@ def finish(project: Project, cloud: Cloud, ami: str, tags: Mapping[str, str], sa
     wanted, home = project.manifest.ami, cloud.environment.region
     within = source.wait_seconds(project.manifest, project.lock)
     image = amis.wait(cloud, ami, within=within)
-    copies = {one.region: _copied(cloud, image, one, wanted, say) for one in wanted.copies if one.region != home}
+    copies = {
+        one.region: _copied(cloud, image, one, wanted, tags=tags, say=say)
+        for one in wanted.copies
+        if one.region != home
+    }
     for region, each in {home: ami, **copies}.items():
         done = amis.wait(cloud, each, within=within, region=region)
         _tag(cloud, done, region, tags)
@@ -62,8 +65,12 @@ def finish(project: Project, cloud: Cloud, ami: str, tags: Mapping[str, str], sa
     return Finished(amis.snapshots(image), made)
 
 
-def _copied(cloud: Cloud, image: amis.Image, copy: Copy, wanted: Ami, say: Say) -> str:
-    """Return the copy of ``image`` in another region: Packer's, where it came so far, or one that is begun now."""
+def _copied(cloud: Cloud, image: amis.Image, copy: Copy, wanted: Ami, *, tags: Mapping[str, str], say: Say) -> str:
+    """Return the copy of ``image`` in another region: Packer's, where it came so far, or one that is begun now.
+
+    An earlier one is found by its name, so botocore's own token, of this very call, is enough: with one that never
+    changes EC2 would answer with a copy that has failed.
+    """
     there = [one for one in amis.own(cloud, image["Name"], copy.region) if one["State"] in {"pending", "available"}]
     if there:
         return str(there[0]["ImageId"])
@@ -76,7 +83,10 @@ def _copied(cloud: Cloud, image: amis.Image, copy: Copy, wanted: Ami, say: Say) 
             Description=image.get("Description", ""),
             SourceImageId=ami,
             SourceRegion=cloud.environment.region,
-            ClientToken=hashlib.sha256(f"{ami} {copy.region}".encode()).hexdigest(),
+            TagSpecifications=[
+                {"ResourceType": "image", "Tags": as_tags(amis.unfinished_tags(tags))},
+                {"ResourceType": "snapshot", "Tags": as_tags(tags)},
+            ],
             **encryption,
             **({"KmsKeyId": copy.kms_key} if copy.kms_key else {}),
         )

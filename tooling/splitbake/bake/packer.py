@@ -99,7 +99,7 @@ def amis(record: Path) -> dict[str, str]:
 
 
 class AbandonedError(BuildError):
-    """Packer ended while AWS was making the AMI: all provisioning was done, and the AMI may come to be all the same."""
+    """Packer failed after it had asked for the AMI: all provisioning was done, and the AMI may come to be anyway."""
 
 
 def init(folder: Path, say: Say) -> None:
@@ -129,7 +129,7 @@ def build(template: Path, variables: Path, *, env: Mapping[str, str], output: Ou
         lock: of the run's folder, which lives as long as Packer does.
 
     Raises:
-        AbandonedError: it gave up, or was killed, when only the AMI was still to come.
+        AbandonedError: it failed, or was killed, after it had asked for the AMI.
         BuildError: it failed, or somebody killed it.
         KeyboardInterrupt: passed on after Packer has cleaned up.
     """
@@ -184,13 +184,13 @@ def _kill_group(process: subprocess.Popen[str]) -> None:
 
 def _failure(status: int, output: Output) -> BuildError:
     where = f"\nThe whole log: {output.log.name}"
-    kind = AbandonedError if output.waiting or output.gave_up else BuildError
+    kind = AbandonedError if output.asked else BuildError
     if killer := _killer(status):
         return kind(f"Packer was ended by {killer}{where}", hint="run splitbake build ami again")
-    if output.reason:
+    if output.reason and not output.asked:
         reason, text = output.reason
         return BuildError(f"the bake stopped in {output.step}: {text}{where}", hint=HINTS[reason])
-    place = f" in {output.step}" if output.step and not output.gave_up else ""
+    place = f" in {output.step}" if output.step and not output.asked else ""
     lines = "\n".join(f"  {line}" for line in output.tail)
     return kind(f"Packer failed{place}:\n{lines}{where}", hint="the last lines above say why")
 

@@ -36,7 +36,7 @@ _FOR_MACHINES = {"fetch-stats"}
 _SCRIPT = re.compile(r"^(?:Provisioning with|Running local) shell script: (?:.*/)?(?P<name>[^/]+)$")
 #: Which of Packer's own lines people get, and how; the log has them all.
 _STEPS: Sequence[tuple[str, str]] = (
-    (r"Launching a source AWS instance", "starting the builder"),
+    (r"Launching a (source|spot) AWS instance", "starting the builder"),
     (r"Waiting for instance \((?P<id>[\w-]+)\)", r"waiting for the builder \g<id>"),
     (r"Connected to SSH", "logged in to the builder"),
     (r"Uploading ", "uploading the list of models and the local files"),
@@ -45,9 +45,9 @@ _STEPS: Sequence[tuple[str, str]] = (
     (r"Waiting for AMI to become ready", "waiting for the snapshot"),
     (r"Terminating the source AWS instance", "terminating the builder"),
 )
-#: What Packer says of its instance before the first script: which one it is, and, when that runs, that it will log in.
-_BUILDER = re.compile(r"Waiting for instance \((?P<id>i-\w+)\)")
-_RUNS = "Waiting for SSH to become available"
+#: What Packer says of its instance, also of a spot one, before the first script: which it is, and that it answers.
+_BUILDER = re.compile(r"Instance ID: (?P<id>i-\w+)")
+_RUNS = "Connected to SSH"
 #: What Packer says when it asks for the AMI: its step_create_ami.go.
 _ASKED = re.compile(r"Creating AMI \S+ from instance ")
 _SIGNED = re.compile(r"https?://\S+\?\S+")
@@ -62,7 +62,7 @@ class Output:
         step: the script that runs, or ran last.
         cleaning: Packer says from now on what it does after a failure.
         asked: Packer has asked for the AMI: all provisioning is done.
-        runs: is told the id of the builder as soon as that runs.
+        runs: is told the id of the builder as soon as that answers.
         reason: what one of our scripts said that went wrong: kind and text.
     """
 
@@ -103,6 +103,8 @@ class Output:
         self.log.flush()
         bare = re.sub(r"^(==>|-->)? *([\w.-]+: )?", "", text)
         self._remember(bare)
+        if not self.step:  # what a script says looks the same
+            self._await_builder(bare)
         if ours := _OUR_LINE.search(bare):
             if ours["kind"] in HINTS:
                 self.reason = self.reason or (ours["kind"], ours["text"])
@@ -124,8 +126,6 @@ class Output:
 
     def _step(self, line: str) -> None:
         self.asked = self.asked or _ASKED.match(line) is not None
-        if not self.step:  # what a script says looks the same
-            self._await_builder(line)
         for pattern, words in _STEPS:
             if found := re.match(pattern, line):
                 self.say(found.expand(words))

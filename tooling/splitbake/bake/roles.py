@@ -9,7 +9,18 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any, TypeVar
 
-from splitbake.bake.things import FINGERPRINT_TAG, RUN_TAG, Failure, Kind, Thing, as_tags, insist, moment, tags_of
+from splitbake.bake.things import (
+    BY_TAG,
+    FINGERPRINT_TAG,
+    RUN_TAG,
+    Failure,
+    Kind,
+    Thing,
+    as_tags,
+    insist,
+    moment,
+    tags_of,
+)
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import CloudError
 
@@ -89,15 +100,22 @@ def _found(iam: Any, operation: str, answer: str, key: str, wanted: Mapping[str,
             if not _NAME.fullmatch(one[key]):
                 continue
             kind: Kind = "role" if key == "RoleName" else "instance profile"
-            # Lists have no tags.
-            marks = tags_of(
-                iam.list_role_tags(RoleName=one[key])
-                if kind == "role"
-                else iam.get_instance_profile(InstanceProfileName=one[key])["InstanceProfile"]
-            )
+            marks = _marks(iam, kind, one[key])
             if RUN_TAG in marks and wanted.items() <= marks.items():
-                since = moment(one["CreateDate"])
-                yield Thing(kind, one[key], "", marks[RUN_TAG], since, marks.get(FINGERPRINT_TAG, ""))
+                since, fingerprint = moment(one["CreateDate"]), marks.get(FINGERPRINT_TAG, "")
+                yield Thing(kind, one[key], "", marks[RUN_TAG], since, fingerprint, marks.get(BY_TAG, ""))
+
+
+def _marks(iam: Any, kind: Kind, name: str) -> dict[str, str]:
+    """Return the tags, which lists have not; none of what another run has removed meanwhile."""
+    try:
+        return tags_of(
+            iam.list_role_tags(RoleName=name)
+            if kind == "role"
+            else iam.get_instance_profile(InstanceProfileName=name)["InstanceProfile"]
+        )
+    except iam.exceptions.NoSuchEntityException:
+        return {}
 
 
 def remove(cloud: Cloud, things: list[Thing]) -> list[Failure]:

@@ -42,16 +42,24 @@ def opened(run: str) -> Iterator[RunFolder]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield RunFolder(path, lock)
     finally:
-        with suppress(FileNotFoundError):
-            shutil.rmtree(path)
+        remove(path)
         os.close(lock)
 
 
+def remove(path: Path) -> None:
+    """Remove a folder with all that is in it, whatever others remove of it meanwhile: ssh its socket, for example."""
+    while path.exists():
+        with suppress(FileNotFoundError):  # rmtree ends at the first file that is gone (until Python 3.13)
+            shutil.rmtree(path)
+
+
 def is_alive(run: str) -> bool:
-    """Whether a process of this machine is at work for ``run``."""
+    """Whether a process of this machine is at work for ``run``; of another user's run it may always be."""
     try:
         lock = os.open(_path(run), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:  # there is none, or it is not ours
+    except PermissionError:
+        return True
+    except OSError:  # there is none, or it is something else
         return False
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

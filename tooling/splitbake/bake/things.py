@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, Final, Literal
 
 from splitbake.cloud import Cloud, aws_errors, error_code
-from splitbake.errors import CloudError
+from splitbake.errors import CloudError, SplitbakeError
 
 Kind = Literal[
     "instance",
+    "launch template",
     "volume",
     "network interface",
     "AMI",
@@ -32,6 +33,8 @@ RUN_TAG: Final = "splitbake:run"
 PROJECT_TAG: Final = "splitbake:project"
 FINGERPRINT_TAG: Final = "splitbake:fingerprint"
 STARTED_TAG: Final = "splitbake:started"
+#: Says on which machine a run is, and in no way whose that is.
+BY_TAG: Final = "splitbake:by"
 
 _ALIVE = ["pending", "running", "stopping", "stopped", "shutting-down"]
 #: Seconds that a terminated instance may still hold its volumes and its security group.
@@ -56,6 +59,7 @@ class Thing:
         region: empty for what has none.
         since: when it was made; None where nobody knows.
         fingerprint: of the AMI that it was made for; empty where it does not say.
+        by: what ``BY_TAG`` says of its run; empty where it does not.
         why: what is wrong with it, in words.
     """
 
@@ -65,6 +69,7 @@ class Thing:
     run: str
     since: datetime.datetime | None = None
     fingerprint: str = ""
+    by: str = ""
     why: str = "its run ended without removing it"
 
 
@@ -73,7 +78,7 @@ class Failure:
     """Something that could not be removed, and why."""
 
     thing: Thing
-    problem: CloudError
+    problem: SplitbakeError
 
 
 def tags_of(resource: Mapping[str, Any]) -> dict[str, str]:
@@ -96,8 +101,15 @@ def moment(text: str | datetime.datetime | None) -> datetime.datetime | None:
         return None
 
 
-def find(cloud: Cloud, tags: Mapping[str, str]) -> list[Thing]:
+def find(cloud: Cloud, tags: Mapping[str, str], *, spot: bool = False) -> list[Thing]:
     """Return what carries all of ``tags``, and a run's id, in the region of ``cloud``: what is to go first first.
+
+    An instance of a fleet gets its tags after it was made; it is known by the key pair of its run as well.
+
+    Args:
+        cloud: where.
+        tags: what everything carries.
+        spot: whether builders are spot instances: for them Packer makes launch templates.
 
     Raises:
         CloudError: AWS could not be asked.
@@ -108,27 +120,34 @@ def find(cloud: Cloud, tags: Mapping[str, str]) -> list[Thing]:
 
     def thing(kind: Kind, resource: Mapping[str, Any], name: str, since: Any) -> Thing:
         marks = tags_of(resource)
-        return Thing(kind, resource[name], region, marks[RUN_TAG], moment(since), marks.get(FINGERPRINT_TAG, ""))
+        if RUN_TAG not in marks:
+            marks = tags_of(pairs[resource["KeyName"]])
+        fingerprint, by = marks.get(FINGERPRINT_TAG, ""), marks.get(BY_TAG, "")
+        return Thing(kind, resource[name], region, marks[RUN_TAG], moment(since), fingerprint, by)
 
-    def pages(operation: str, answer: str, *more: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-        for page in ec2.get_paginator(operation).paginate(Filters=[*wanted, *more]):
+    def pages(operation: str, answer: str, *filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        for page in ec2.get_paginator(operation).paginate(Filters=list(filters)):
             yield from page[answer]
 
     with aws_errors("look for what runs of splitbake have left"):
+        pairs = {one["KeyName"]: one for one in ec2.describe_key_pairs(Filters=wanted)["KeyPairs"]}
         alive = {"Name": "instance-state-name", "Values": _ALIVE}
-        reservations = pages("describe_instances", "Reservations", alive)
-        instances = [one for each in reservations for one in each["Instances"]]
-        volumes = [one for one in pages("describe_volumes", "Volumes") if _goes_with(one, instances)]
-        interfaces = pages(
-            "describe_network_interfaces", "NetworkInterfaces", {"Name": "status", "Values": ["available"]}
-        )
-        pairs = ec2.describe_key_pairs(Filters=wanted)["KeyPairs"]
-        groups = pages("describe_security_groups", "SecurityGroups")
+        reservations = [*pages("describe_instances", "Reservations", *wanted, alive)]
+        if pairs:
+            by_key = {"Name": "key-name", "Values": [*pairs]}
+            reservations += pages("describe_instances", "Reservations", by_key, alive)
+        instances = [*{one["InstanceId"]: one for each in reservations for one in each["Instances"]}.values()]
+        templates = pages("describe_launch_templates", "LaunchTemplates", *wanted) if spot else ()
+        volumes = [one for one in pages("describe_volumes", "Volumes", *wanted) if _goes_with(one, instances)]
+        free = {"Name": "status", "Values": ["available"]}
+        interfaces = pages("describe_network_interfaces", "NetworkInterfaces", *wanted, free)
+        groups = pages("describe_security_groups", "SecurityGroups", *wanted)
         return [
             *(thing("instance", one, "InstanceId", one["LaunchTime"]) for one in instances),
+            *(thing("launch template", one, "LaunchTemplateId", one["CreateTime"]) for one in templates),
             *(thing("volume", one, "VolumeId", one["CreateTime"]) for one in volumes),
             *(thing("network interface", one, "NetworkInterfaceId", _started(one)) for one in interfaces),
-            *(thing("key pair", one, "KeyName", one.get("CreateTime")) for one in pairs),
+            *(thing("key pair", one, "KeyName", one.get("CreateTime")) for one in pairs.values()),
             *(thing("security group", one, "GroupId", _started(one)) for one in groups),
         ]
 
@@ -155,6 +174,7 @@ def remove(cloud: Cloud, things: Sequence[Thing]) -> list[Failure]:
     for thing in going:
         _try(failures, thing, partial(_await_end, ec2, thing.id))
     calls: Mapping[Kind, Callable[[str], Any]] = {
+        "launch template": lambda name: ec2.delete_launch_template(LaunchTemplateId=name),
         "volume": lambda name: ec2.delete_volume(VolumeId=name),
         "network interface": lambda name: ec2.delete_network_interface(NetworkInterfaceId=name),
         "key pair": lambda name: ec2.delete_key_pair(KeyName=name),

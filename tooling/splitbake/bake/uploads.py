@@ -25,7 +25,8 @@ def lay_out(project: Project, cloud: Cloud, fingerprint: str, folder: Path) -> l
     """
     manifest, lock = project.manifest, project.lock
     (folder / "files").mkdir(parents=True)
-    write_private(folder / "fetch.py", (project.root / generated.FETCH).read_text(encoding="utf-8"))
+    # As generated, not as it lies in the project: somebody may be editing there since it was compared.
+    write_private(folder / "fetch.py", generated.scripts(manifest, lock)[generated.FETCH])
     write_private(folder / contract.OFFER_FILE, contract.offer_text(manifest, lock))
     inventory = generated.inventory(manifest, lock, fingerprint)
     write_private(folder / "ami.json", json.dumps(inventory, indent=2, sort_keys=True, ensure_ascii=False) + "\n")

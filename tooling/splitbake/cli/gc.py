@@ -10,7 +10,7 @@ import click
 
 from splitbake import ui, units
 from splitbake.cli import options
-from splitbake.errors import UsageError
+from splitbake.errors import HeldError, UsageError
 from splitbake.project import Project
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def _seconds(_context: click.Context, _parameter: click.Parameter, text: str) ->
     default="3 h",
     show_default=True,
     callback=_seconds,
-    help="Leave younger things alone: a bake may be running on another machine.",
+    help="Leave younger things of other machines alone: a bake may be running there. And AMIs: a build takes them up.",
 )
 @click.option("--yes", is_flag=True, help="Remove it; without this it is only listed.")
 @options.project
@@ -43,9 +43,9 @@ def command(  # noqa: PLR0917 - click passes every option by its name
 ) -> int:
     """Find what killed runs have left, and remove it with --yes.
 
-    Instances, volumes, key pairs, security groups, roles, unfinished AMIs and snapshots without one, of this project in
-    the account and region of the environment; and folders of runs on this machine. What a run needs that is alive here,
-    or that holds a lease, is left alone. Leaves with 1 where something could not be removed.
+    Instances, launch templates, volumes, key pairs, security groups, roles, unfinished AMIs and snapshots without one,
+    of this project in the account and region of the environment; and folders of runs on this machine. What a run needs
+    that is alive here, or that holds a lease, is left alone. Leaves with 1 where something could not be removed.
 
     \b
     Examples:
@@ -63,13 +63,13 @@ def command(  # noqa: PLR0917 - click passes every option by its name
     failures = []
     if yes and found:
         with ui.stage("Removing what runs have left", quiet=as_json) as say:
-            failures = leftovers.remove(cloud, found, say)
+            failures = leftovers.remove(project, cloud, found, say)
     problems = {failure.thing: failure.problem.message for failure in failures}
     if as_json:
         ui.emit_json({"removed": yes, "things": [_as_data(one, problems.get(one)) for one in found]})
     else:
         _show(found, removed=yes, problems=list(problems.values()))
-    return 1 if failures else 0
+    return 1 if any(not isinstance(failure.problem, HeldError) for failure in failures) else 0
 
 
 def _as_data(thing: Thing, problem: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from splitbake.artifact import Artifact, Report
 from splitbake.bake import access, amis
+from splitbake.bake.things import as_tags
 from splitbake.cloud import error_code
 from splitbake.errors import CloudError, ReleaseError
 from splitbake.generate import packer
@@ -186,23 +187,30 @@ def _describe(live: Live, ami: str) -> Mapping[str, Any]:
 def _copy_call(route: Route, source: Artifact, *, instead_of: Artifact | None) -> ApiCall:
     """Return the CopyImage that makes no second copy however often it is sent.
 
-    Its token depends on the lost copy that a new one replaces: EC2 answers an old token with the old AMI.
+    Its token depends on the lost copy that a new one replaces: EC2 answers an old token with the old AMI. What it
+    makes has its tags at once, else a failed copy might not be removed; within an account the AMI has its source's.
     """
     lost = instead_of.id if instead_of else ""
-    end = route.target.environment
+    origin, end = route.origin.environment, route.target.environment
+    bare = ("snapshot",) if origin.account == end.account else ("image", "snapshot")
     token = hashlib.sha256(f"{source.id} {end.account} {end.region} {lost}".encode()).hexdigest()
     return ApiCall.plain(
         "ec2",
         "CopyImage",
         Name=packer.ami_name(route.project.manifest, source.fingerprint, token[:12]),
         SourceImageId=source.id,
-        SourceRegion=route.origin.environment.region,
+        SourceRegion=origin.region,
         CopyImageTags=True,
+        TagSpecifications=[{"ResourceType": kind, "Tags": _tags(route, source)} for kind in bare],
         ClientToken=token,
     )
 
 
 def _tag_call(route: Route, source: Artifact, resources: Sequence[str]) -> ApiCall:
+    return ApiCall.plain("ec2", "CreateTags", Resources=list(resources), Tags=_tags(route, source))
+
+
+def _tags(route: Route, source: Artifact) -> list[dict[str, str]]:
     """Another account's tags are not copied (CopyImage, EC2 API model), and those of snapshots never are."""
     tags = {
         "splitbake:project": route.project.manifest.project,
@@ -210,9 +218,7 @@ def _tag_call(route: Route, source: Artifact, resources: Sequence[str]) -> ApiCa
         "splitbake:contract": str(source.offers.version) if source.offers else "",
         "splitbake:promoted-from": source.id,
     }
-    return ApiCall.plain(
-        "ec2", "CreateTags", Resources=list(resources), Tags=[{"Key": key, "Value": text} for key, text in tags.items()]
-    )
+    return as_tags(tags)
 
 
 def _share_calls(route: Route, ami: str, snapshots: Sequence[str]) -> list[ApiCall]:
