@@ -27,7 +27,7 @@ _VARIABLES = "run.pkrvars.json"
 _RECORD = "record.json"
 _GATE = "gate"
 _LOG = Path("build/logs/packer.log")
-#: What Packer 1.6 has no setting for: the builder answers IMDSv2 only, and containers on it as well.
+#: What Packer 1.6 has no setting for (generate.source has it): the builder answers IMDSv2 only, and no container on it.
 _TOKENS = {"HttpTokens": "required", "HttpPutResponseHopLimit": 1}
 
 
