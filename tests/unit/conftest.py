@@ -8,6 +8,7 @@ import functools
 import hashlib
 import ipaddress
 import json
+import pickle
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -129,8 +130,10 @@ class Small:
 def _cheap_clients() -> Iterator[None]:
     """Read once what boto3 and moto read at every start: a test makes its clients anew, of a new account."""
     with pytest.MonkeyPatch.context() as patch:
-        read = functools.cache(JSONFileLoader().load_file)
-        patch.setattr(JSONFileLoader, "load_file", lambda _, path: read(path))
+        load = JSONFileLoader().load_file
+        read = functools.cache(lambda path: pickle.dumps(load(path)))
+        # moto writes to the models that it gets, so each reader has its own.
+        patch.setattr(JSONFileLoader, "load_file", lambda _, path: pickle.loads(read(path)))  # noqa: S301 - our own
         patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")
         yield
 

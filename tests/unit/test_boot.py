@@ -18,11 +18,10 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 
-from splitbake.bake import ingress
+from splitbake.bake import ingress, roles
 from splitbake.errors import CloudError, VerifyError
 from splitbake.manifest.ami import Builder
 from splitbake.ui import silent
-from splitbake.verify import boot as booting
 from splitbake.verify import ssh, tunnel
 from splitbake.verify.boot import booted
 
@@ -148,13 +147,14 @@ def refused(cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str],
 
 @pytest.mark.parametrize("code", ["InvalidGroup.NotFound", "InvalidKeyPair.NotFound"])
 def test_what_ec2_does_not_know_yet_is_asked_for_again_and_time_begins_there(
-    cloud: Any, ami: str, answers: Any, refused: Any, code: str
+    cloud: Any, ami: str, answers: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, code: str
 ) -> None:
     answers("instance")
+    monkeypatch.setattr(roles, "PAUSE", 0.5)
     calls, began = refused("run_instances", code), time.time()
     with boot(cloud, ami) as (one,):
         assert len(calls) == 2
-        assert one.asked >= began + booting._PAUSE
+        assert one.asked >= began + roles.PAUSE
 
 
 def test_an_order_that_ec2_refuses_is_not_given_again(
@@ -217,13 +217,42 @@ def test_a_cancel_does_not_wait_for_an_answer(
             time.sleep(0.05)
         os.kill(os.getpid(), signal.SIGINT)
 
-    thread = threading.Thread(target=cancel)
+    thread = threading.Thread(target=cancel, daemon=True)
     thread.start()
     with pytest.raises(KeyboardInterrupt), boot(cloud, ami, count=2):
         pytest.fail("it must not be entered")
     thread.join()
     assert not late.exists()
     assert left(ec2, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("connect", "wanted"),
+    [
+        ("public-ip", {"AssociatePublicIpAddress": True}),
+        ("private-ip", {"AssociatePublicIpAddress": False}),
+        ("session-manager", {}),
+    ],
+)
+def test_a_public_address_in_a_given_subnet_is_as_the_builders(
+    cloud: Any, ec2: Any, ami: str, monkeypatch: pytest.MonkeyPatch, connect: Any, wanted: dict[str, bool]
+) -> None:
+    """Session Manager needs a way out: whether an address is that, the subnet knows."""
+    monkeypatch.setattr(tunnel, "require_plugin", lambda: None)
+    orders: list[dict[str, Any]] = []
+
+    def run_instances(**values: Any) -> Any:
+        orders.append(values)
+        raise ClientError({"Error": {"Code": "InstanceLimitExceeded", "Message": "no"}}, "RunInstances")
+
+    monkeypatch.setattr(cloud.client("ec2"), "run_instances", run_instances)
+    subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
+    builder = Builder(connect=connect, subnet=subnet, profile="ours" if connect == "session-manager" else None)
+    with pytest.raises(CloudError), boot(cloud, ami, builder=builder):
+        pytest.fail("it must not be entered")
+    (interface,) = orders[0]["NetworkInterfaces"]
+    assert interface.pop("Groups")
+    assert interface == {"DeviceIndex": 0, "SubnetId": subnet, **wanted}
 
 
 def test_session_manager_needs_a_role_and_no_open_port(

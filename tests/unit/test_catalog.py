@@ -173,6 +173,11 @@ def test_the_latest_report_counts(catalog):
     assert not catalog.report(image(), STANDARD).passed
 
 
+def test_a_check_that_was_skipped_is_not_counted_as_passed():
+    checks = [Check(name="a", passed=True), Check(name="b", passed=True, skipped=True), Check(name="c", passed=False)]
+    assert report(image(), *checks).held == 1
+
+
 def test_a_report_without_checks_has_not_passed():
     assert not report(image()).passed
     assert report(image(), Check(name="a", passed=True)).passed

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from splitbake import contract, runtime
+from splitbake.artifact import Half
 from splitbake.generate import dockerfile, packer
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
@@ -88,6 +89,19 @@ def lock(found: LockedRuntime | None) -> Lock:
             "runtime": found and found.model_dump(),
         }
     )
+
+
+@pytest.mark.parametrize(("half", "same"), [("image", False), ("ami", True)])
+def test_the_image_is_tried_with_the_runtime(small: Any, half: Half, same: bool) -> None:
+    """A report of the image under another runtime says nothing; the AMI with another runtime is another AMI."""
+    small.manifest["runtime"] = {"requirements": "gpu.txt", "python": "3.11", "budget": "2 GiB"}
+    (small.root / "gpu.txt").write_bytes(REQUIREMENTS)
+
+    def standard(found: LockedRuntime) -> str:
+        small.lock["runtime"] = found.model_dump()
+        return str(small.project.standard(half))
+
+    assert (standard(locked()) == standard(locked(wheel(version="2.0")))) == same
 
 
 def test_the_abi_is_of_python_and_machine():

@@ -77,6 +77,11 @@ class Report(Spec):
         return any(not check.skipped for check in self.checks) and not self.failed
 
     @property
+    def held(self) -> int:
+        """How many checks passed; one that was skipped did not."""
+        return sum(check.passed and not check.skipped for check in self.checks)
+
+    @property
     def failed(self) -> tuple[str, ...]:
         """The names of the checks that failed."""
         return tuple(check.name for check in self.checks if not check.passed)

@@ -19,6 +19,7 @@ from splitbake.cloud import Cloud
 from splitbake.errors import BuildError, LockError
 from splitbake.inputs import Inputs
 from splitbake.project import Project
+from splitbake.units import counted
 
 Action = Literal["build", "verify", "reuse"]
 
@@ -117,7 +118,7 @@ def plan_half(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs) 
     report = catalog.report(artifact)
     if report and report.standard == project.standard(half):
         if report.passed:
-            found = f"built {artifact.created}, there, and verified ({len(report.checks)} checks)"
+            found = f"built {artifact.created}, there, and verified ({counted(report.held, 'check')})"
             return HalfPlan(half, "reuse", wanted, (f"nothing changed: {found}",), artifact)
         if report.created >= artifact.created:
             failed = ", ".join(report.failed) or "no check was made"

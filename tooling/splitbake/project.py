@@ -71,8 +71,8 @@ class Project:
     def standard(self, half: Half) -> str:
         """Digest of what verification demands of ``half`` beyond its inputs.
 
-        A report made under another standard does not count. The image is tried with the models, so other models are
-        another standard, though no reason to build it anew.
+        A report made under another standard does not count. The image is tried with the models and the runtime, so
+        others are another standard, though no reason to build it anew.
         """
         manifest = self.manifest
         if half == "ami":
@@ -81,5 +81,6 @@ class Project:
             demands += [verify.instances, verify.gpu]
         else:
             demands = [manifest.image.budget, manifest.verify.imports, manifest.verify.run, self.lock.models_digest]
+            demands += [self.lock.runtime.digest] if self.lock.runtime else []
         text = json.dumps([half, *demands])
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
