@@ -255,7 +255,7 @@ import sys, time
 from pathlib import Path
 from splitbake.lease import held
 from splitbake.state import FolderStore
-with held(FolderStore(Path(sys.argv[1])), "release/prod", who="ann", doing="release", life=1.5):
+with held(FolderStore(Path(sys.argv[1])), "release/prod", who="ann", doing="release", life=4):
     print("inside", flush=True)
     time.sleep(60)
 """
@@ -264,7 +264,7 @@ with held(FolderStore(Path(sys.argv[1])), "release/prod", who="ann", doing="rele
 def test_the_lease_of_a_killed_process_falls_free(store, tmp_path):
     with subprocess.Popen([sys.executable, "-c", HOLD, str(tmp_path)], stdout=subprocess.PIPE) as process:
         assert process.stdout.readline() == b"inside\n"
-        time.sleep(2)  # longer than its life
+        time.sleep(5)  # longer than its life
         with pytest.raises(HeldError), hold(store, "bob"):
             pass
         process.kill()
@@ -274,7 +274,7 @@ def test_the_lease_of_a_killed_process_falls_free(store, tmp_path):
     started = time.monotonic()
     with hold(store, "bob", wait=lambda _line: None, poll=0.02) as lease:
         lease.require()
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 60  # a life that nobody gave would be 90
 
 
 def on_another_machine(store, process: str = "") -> None:
