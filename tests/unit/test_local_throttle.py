@@ -24,3 +24,11 @@ def test_nothing_fails_unless_asked_for_and_no_more_afterwards(tmp_path):
     assert throttle.every(tmp_path) == 4
     throttle.set_every(tmp_path, 0)
     assert throttle.every(tmp_path) == 0
+
+
+def test_counting_begins_anew_with_each_number(tmp_path):
+    front, fails = throttle.Throttle(lambda _environ, _start: [b"done"], tmp_path), []
+    for number, calls in ((2, 1), (0, 1), (2, 2), (3, 3), (2, 3)):
+        throttle.set_every(tmp_path, number)
+        fails.append([front({}, lambda *_: None) == [] for _ in range(calls)])
+    assert fails == [[False], [False], [False, True], [False, False, True], [False, True, False]]

@@ -6,9 +6,9 @@ clients of all protocols take for a passing trouble of the service (as botocore'
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ FILE = "throttle"
 
 
 def every(directory: Path) -> int:
-    """Return which of the calls to the cloud of ``directory`` fail: each that this divides; 0 is none."""
+    """Return which of the calls to the cloud of ``directory`` fail: every so many; 0 is none."""
     try:
         return int((directory / FILE).read_text(encoding="ascii"))
     except FileNotFoundError:
@@ -30,9 +30,9 @@ def set_every(directory: Path, number: int) -> None:
     write_private(directory / FILE, str(number))
 
 
-@dataclass(frozen=True)
+@dataclass
 class Throttle:
-    """A WSGI application in front of another one.
+    """A WSGI application in front of another one. It counts calls anew when the number changes.
 
     Attributes:
         app: what answers the other calls.
@@ -41,12 +41,21 @@ class Throttle:
 
     app: Callable[..., Iterable[bytes]]
     directory: Path
-    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+    _number: int = 0
+    _calls: int = 0
+    _counting: threading.Lock = field(default_factory=threading.Lock)
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Pass a call on, or let it fail."""
-        number = every(self.directory)
-        if number and next(self._numbers) % number == 0:
+        if self._fails():
             start_response("503 Service Unavailable", [("Connection", "close")])
             return []
         return self.app(environ, start_response)
+
+    def _fails(self) -> bool:
+        with self._counting:  # the server has a thread for each call
+            number = every(self.directory)
+            if number != self._number:
+                self._number, self._calls = number, 0
+            self._calls += 1
+            return number > 0 and self._calls % number == 0
