@@ -212,6 +212,14 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         ),
         (
             "image:",
+            (
+                "  encrypt: true\n  kms_key: a\n  share: ['210987654321']\n"
+                "  copies: [{region: eu-west-2, kms_key: b}, {region: eu-west-3}]\nimage:"
+            ),
+            "14:45: what the account's default key encrypts cannot be shared; give kms_key",
+        ),
+        (
+            "image:",
             "  ecs: {pull: prefer-cached}\nimage:",
             "11:9: prefer-cached ends the agent's cleaning of images; it is for preload only",
         ),

@@ -9,7 +9,7 @@ import yaml
 
 from splitbake import manifest
 from splitbake.errors import ManifestError
-from splitbake.manifest import Environment
+from splitbake.manifest import Environment, ways
 from splitbake.release import sharing
 
 HEAD = """\
@@ -48,7 +48,7 @@ def written(folder: Path, environments: dict[str, object]) -> Path:
 def test_an_ami_is_used_as_it_is_shared_or_copied(tmp_path, prod, way):
     found = manifest.load(written(tmp_path, {"dev": environment(*HERE), "prod": prod})).environments
     assert found["prod"].promote.origin == "dev"
-    assert sharing.way(found["dev"], found["prod"]) == way
+    assert ways.way(found["dev"], found["prod"]) == way
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,25 @@ def test_a_promotion_that_cannot_be_is_told_where_it_stands(tmp_path, environmen
     assert problems == told
 
 
+@pytest.mark.parametrize("way", [{}, {"ami": "copy"}, {"ami": "share"}])
+def test_no_other_account_can_promote_what_the_default_key_encrypts(tmp_path, way):
+    environments = {
+        "dev": environment(*HERE),
+        "twin": environment(*HERE, **{"from": "dev"}),
+        "prod": environment(THERE[0], HERE[1], **{"from": "twin"}, **way),
+    }
+    path = written(tmp_path, environments)
+    key, plain = "encrypt: true, kms_key: alias/a", path.read_text()
+    for encryption in ("encrypt: false", key):
+        path.write_text(plain.replace("{base: ami", f"{{{encryption}, base: ami"))
+        manifest.load(path)
+    path.write_text(path.read_text().replace(key, "encrypt: true"))
+    with pytest.raises(ManifestError) as caught:
+        manifest.load(path)
+    _, problem = caught.value.message.splitlines()
+    assert problem.endswith("21:7: what the account's default key encrypts cannot be shared; give ami.kms_key")
+
+
 def test_one_that_leads_into_a_circle_is_not_blamed_for_it(tmp_path):
     chain = {"aa": "bb", "bb": "cc", "cc": "bb"}
     path = written(tmp_path, {name: environment(*HERE, **{"from": origin}) for name, origin in chain.items()})
@@ -104,10 +123,10 @@ def test_an_ami_is_shared_with_whoever_uses_it_and_with_nobody_else():
         "near": of("5", **{"from": "twin"}),
         "other": of("6"),
     }
-    assert sharing.receivers(environments, "dev") == ["2" * 12, "3" * 12, "5" * 12]
-    assert sharing.receivers(environments, "prod") == ["4" * 12]
-    assert sharing.receivers(environments, "other") == []
-    owners = {name: sharing.owner(environments, name) for name in environments}
+    assert ways.receivers(environments, "dev") == ["2" * 12, "3" * 12, "5" * 12]
+    assert ways.receivers(environments, "prod") == ["4" * 12]
+    assert ways.receivers(environments, "other") == []
+    owners = {name: ways.owner(environments, name) for name in environments}
     assert {name: owner for name, owner in owners.items() if owner != name} == {"stage": "dev", "twin": "dev"}
 
 

@@ -13,11 +13,11 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any, Final
 
-from splitbake.manifest.promotions import Finding, promotions
+from splitbake import hygiene
+from splitbake.manifest.promotions import Finding, from_other_accounts, promotions
+from splitbake.manifest.runtime import Runtime
 from splitbake.manifest.yamldoc import Location
 
-#: What has a folder of its own on the hosts -> where that is by default.
-_ROOTS: Final = {"models": "/opt/dl-models", "runtime": "/opt/dl-runtime"}
 #: What lies there lies in memory.
 _AT_EACH_BOOT: Final = ("/run", "/var/run", "/dev", "/proc", "/sys")
 
@@ -37,15 +37,19 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _roots(data)
     yield from _provision(_list(_at(data, "ami", "provision")))
     yield from _ami(_mapping(_at(data, "ami")), on_root=_at(data, "models", "placement") == "root")
+    yield from _shared(_mapping(_at(data, "ami")), _mapping(_at(data, "environments")))
     yield from promotions(_mapping(_at(data, "environments")))
 
 
 def _roots(data: Any) -> Iterator[Finding]:
-    wanted = {key: _at(data, key, "root") or default for key, default in _ROOTS.items() if _mapping(_at(data, key))}
+    from splitbake.manifest import Models  # that module needs this one
+
+    usual = {"models": Models.model_fields["root"].default, "runtime": Runtime.model_fields["root"].default}
+    wanted = {key: _at(data, key, "root") or default for key, default in usual.items() if _mapping(_at(data, key))}
     roots = {key: PurePosixPath(root) for key, root in wanted.items() if isinstance(root, str) and root.startswith("/")}
     for key, root in roots.items():
         if loss := _loss(root):
-            yield (key, "root"), f"{loss}; choose a folder apart from it, for example {_ROOTS[key]}"
+            yield (key, "root"), f"{loss}; choose a folder apart from it, for example {usual[key]}"
     models, runtime = roots.get("models"), roots.get("runtime")
     if models and runtime and (models.is_relative_to(runtime) or runtime.is_relative_to(models)):
         message = f"{runtime} and models.root, {models}, lie in each other; give each a folder of its own"
@@ -54,8 +58,6 @@ def _roots(data: Any) -> Iterator[Finding]:
 
 def _loss(root: PurePosixPath) -> str:
     """Return why no instance would have what lies there, or all of what lies there; "" where nothing is in the way."""
-    from splitbake.generate import hygiene  # it needs the manifest itself
-
     for place in _AT_EACH_BOOT:
         if root.is_relative_to(place):
             return f"{place} is made anew at each boot"
@@ -86,14 +88,26 @@ def _ami(ami: dict[str, Any], *, on_root: bool) -> Iterator[Finding]:
         yield ("ami", "builder", "connect"), message
     if ami.get("kms_key") is not None and ami.get("encrypt") is not True:
         yield ("ami", "kms_key"), "it encrypts nothing without encrypt: true"
-    if _list(ami.get("share")) and ami.get("encrypt") is True and ami.get("kms_key") is None:
-        # EC2 refuses to share what the key aws/ebs encrypted, as no other account may use that key.
-        yield ("ami", "share"), "what the account's default key encrypts cannot be shared; give kms_key"
     if on_root and _at(ami, "volume", "initialize") is not None:
         yield ("ami", "volume", "initialize"), "it is for a models volume, and models.placement is root"
     if pull == "prefer-cached" and not _list(ami.get("preload")):
         # The agent then never removes an image (its docker_image_manager.go): disks fill up for nothing.
         yield ("ami", "ecs", "pull"), "prefer-cached ends the agent's cleaning of images; it is for preload only"
+
+
+def _shared(ami: dict[str, Any], environments: dict[str, Any]) -> Iterator[Finding]:
+    """EC2 refuses to share what the key aws/ebs encrypted, as no other account may use that key."""
+    if ami.get("encrypt") is not True:
+        return
+    refused, has_key = "what the account's default key encrypts cannot be shared", ami.get("kms_key") is not None
+    if _list(ami.get("share")):
+        if not has_key:
+            yield ("ami", "share"), f"{refused}; give kms_key"
+        for index, copy in enumerate(_list(ami.get("copies"))):
+            if isinstance(copy, dict) and copy.get("kms_key") is None:  # that of the AMI is a key of its own region
+                yield ("ami", "copies", index), f"{refused}; give kms_key"
+    for at in () if has_key else from_other_accounts(environments):
+        yield at, f"{refused}; give ami.kms_key"
 
 
 def _file_or_folder(at: Location, entry: dict[str, Any]) -> Iterator[Finding]:

@@ -27,6 +27,14 @@ def promotions(environments: Mapping[str, Any]) -> Iterator[Finding]:
             yield from _between(at, promote, environments[origin], environments[name], origin)
 
 
+def from_other_accounts(environments: Mapping[str, Any]) -> Iterator[Location]:
+    """Yield the place of every ``promote`` of another account, which must be able to read the AMI even to copy it."""
+    for name, promote in _promoting(environments):
+        origin = environments.get(promote["from"]) if isinstance(promote["from"], str) else None
+        if isinstance(origin, dict) and origin.get("account") != environments[name].get("account"):
+            yield ("environments", name, "promote", "from")
+
+
 def _promoting(environments: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     for name, environment in environments.items():
         promote = environment.get("promote") if isinstance(environment, dict) else None
