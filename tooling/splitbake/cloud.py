@@ -1,6 +1,7 @@
 """The AWS side of one environment: clients from standard boto3 configuration, and the guard before any change.
 
-Whether the endpoint behind it is AWS or the local cloud, nothing here or above knows.
+Whether the endpoint is AWS or another one matters to the guard, and to ``bake/ingress.py``, which has AWS tell our own
+address; nothing else here or above makes a difference between AWS and the local cloud.
 """
 
 from __future__ import annotations

@@ -4,7 +4,8 @@ An error says what happened, where, and what to do. The command line prints it a
 with the exit code of its class; with ``--json`` it prints ``{"error": {"code", "message", "hint"}}``.
 
 Exit codes: 0 done; 1 an error; 2 a difference or a finding (only from ``--check``, ``--exit-code``, ``verify``,
-``status``); 64 a wrong call of the command line (``EX_USAGE`` of sysexits.h); 130 interrupted (128 + SIGINT).
+``doctor``, ``local status``); 64 a wrong call of the command line (``EX_USAGE`` of sysexits.h); 130 interrupted
+(128 + SIGINT).
 """
 
 from __future__ import annotations

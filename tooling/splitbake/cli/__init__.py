@@ -37,7 +37,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "doctor": ("splitbake.cli.doctor", "Check the external tools, and install what is missing."),
     "schema": ("splitbake.cli.schema", "Print the JSON Schema of the manifest."),
     "iam": ("splitbake.cli.iam", "Print the least permissions of builder, verifier and releaser."),
-    "local": ("splitbake.cli.local", "Run the local cloud: up, down, status, env, calls."),
+    "local": ("splitbake.cli.local", "Run the local cloud: up, down, status, env, calls, throttle."),
 }
 
 

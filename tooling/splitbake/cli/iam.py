@@ -68,7 +68,7 @@ def command(
 ) -> None:
     """Print the least permissions that the roles of this project need. Asks nobody and creates nothing.
 
-    builder: lock, build, gc. instance: the instance that it starts. verifier: verify. releaser: release and smoke.
+    builder: lock, plan, build, gc. instance: the instance that it starts. verifier: verify. releaser: release, smoke.
     github: the trust policy of a role for GitHub Actions. Without a role: the first four.
 
     \b
@@ -82,11 +82,11 @@ def command(
     scope = Scope(
         project.manifest,
         project.cloud(env).name,
-        profile_role,
-        job_roles,
-        launch_templates,
-        kms_keys,
-        _packer(project, packer_compat),
+        profile_role=profile_role,
+        job_roles=job_roles,
+        launch_templates=launch_templates,
+        kms_keys=kms_keys,
+        packer=_packer(project, packer_compat),
     )
     if role == _GITHUB:
         _trust(scope, repository, ref=ref, environment=environment, out=out)

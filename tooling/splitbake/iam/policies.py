@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from splitbake.errors import UsageError
@@ -150,6 +150,7 @@ class Scope:
 
     manifest: Manifest
     name: str
+    _: KW_ONLY
     profile_role: str = ""
     job_roles: Sequence[str] = ()
     launch_templates: Sequence[str] = ()
@@ -160,7 +161,8 @@ class Scope:
         """Check the options."""
         for name, (option, form, example) in _OPTIONS.items():
             given = getattr(self, name)
-            for text in [given] if isinstance(given, str) and given else given:
+            texts = ([given] if given else []) if isinstance(given, str) else given
+            for text in texts:
                 if not re.fullmatch(form, text, re.ASCII):
                     raise UsageError(
                         f"{option} {text!r} has not the form that it must have", hint=f"for example {example}"
@@ -183,7 +185,7 @@ class Scope:
 
     @property
     def regions(self) -> list[str]:
-        """Its own region, and those that the AMI is copied to while it is baked."""
+        """Its own region, and those that the AMI is copied to once it is baked."""
         return list(dict.fromkeys([self.environment.region, *(one.region for one in self.manifest.ami.copies)]))
 
     def arn(self, service: str, resource: str, *, account: str | None = None, region: str | None = None) -> str:

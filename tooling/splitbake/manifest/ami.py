@@ -91,7 +91,7 @@ class Volume(Spec):
     )
     initialize: Annotated[units.Rate, AfterValidator(_initialization)] | None = Field(
         default=None,
-        description="fill the models volume of each new instance at 100 MiB/s to 300 MiB/s; costs money at each start",
+        description="fill the data volumes of each new instance at 100 MiB/s to 300 MiB/s; costs money at each start",
     )
 
 
@@ -135,7 +135,7 @@ Key = Annotated[
 
 
 class Copy(Spec):
-    """Another region that the AMI is copied to while it is baked."""
+    """Another region that the AMI is copied to as soon as it is baked."""
 
     region: Region
     kms_key: Key | None = Field(default=None, description="encrypt that copy with this key of that region")
@@ -187,7 +187,7 @@ class Ami(Spec):
     )
     ecs: Ecs = Field(default_factory=Ecs, description="settings of the ECS agent, where the base has one")
     copies: Annotated[tuple[Copy, ...], AfterValidator(_regions_once)] = Field(
-        default=(), strict=False, description="other regions that it is copied to while it is baked"
+        default=(), strict=False, description="other regions that it is copied to as soon as it is baked"
     )
     share: tuple[Account, ...] = Field(
         default=(), strict=False, description="accounts that may launch and copy it as soon as it is verified"
