@@ -20,9 +20,9 @@ from typing import Any
 
 import pytest
 
-from splitbake import contract
+from splitbake import contract, hygiene
 from splitbake.artifact import Artifact, Report, now
-from splitbake.generate import host, hygiene, packer, volumes
+from splitbake.generate import host, packer, volumes
 from splitbake.local.engine import connect
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest

@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from splitbake.generate import hygiene
+from splitbake import generate, hygiene
+from splitbake.generate.hygiene import cleanup
 
-SCRIPT = (Path(hygiene.__file__).parent / "scripts" / "90-cleanup.sh").read_text(encoding="utf-8")
+SCRIPT = (Path(generate.__file__).parent / "scripts" / "90-cleanup.sh").read_text(encoding="utf-8")
 
 
 def rules_of_the_script(root: Path, *, last: bool = False) -> str:
     """Return what the cleanup script does about files, with every pattern moved below ``root``."""
-    lines = hygiene.cleanup().splitlines()
+    lines = cleanup().splitlines()
     moved = "\n".join(re.sub(r"^((?:late )?(?:remove|empty)) ", rf"\1 {root}", line) for line in lines)
     definitions, _, _ = SCRIPT.partition("\nlast=no\n")
     _, _, tail = SCRIPT.partition('systemctl start "${unit##*/}"\n')

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 from splitbake.iam import common
 from splitbake.iam.policies import GETS, HAS, Scope, Statement, literal, named
-from splitbake.manifest import Environment, Smoke
-from splitbake.release import sharing
+from splitbake.manifest import Environment, Smoke, ways
 
 
 def releaser(scope: Scope) -> Iterator[Statement]:
@@ -43,10 +42,10 @@ def _origin(scope: Scope) -> Environment | None:
     return scope.manifest.environments[promote.origin] if promote else None
 
 
-def _way(scope: Scope) -> sharing.Way:
+def _way(scope: Scope) -> ways.Way:
     """Return how the AMI gets here; ``same`` where nothing has to move."""
     origin = _origin(scope)
-    return sharing.way(origin, scope.environment) if origin else "same"
+    return ways.way(origin, scope.environment) if origin else "same"
 
 
 def _registry(scope: Scope) -> Iterator[Statement]:
@@ -138,9 +137,10 @@ def _described(kinds: set[str]) -> list[str]:
 
 def _promotion(scope: Scope) -> Iterator[Statement]:
     """Yield what it takes to bring the pair of another environment here; nothing where it is here already."""
-    origin, way = _origin(scope), _way(scope)
-    if origin is None or way == "same":
+    promote, way = scope.environment.promote, _way(scope)
+    if promote is None or way == "same":
         return
+    origin = scope.manifest.environments[promote.origin]
     yield Statement(
         sid="ReadOrigin",
         actions=common.ECR_PULL,
@@ -162,16 +162,13 @@ def _promotion(scope: Scope) -> Iterator[Statement]:
             why=common.DESCRIBING,
         )
     if way == "copy":
-        yield from _copy(scope)
+        yield from _copy(scope, promote.origin)
 
 
-def _copy(scope: Scope) -> Iterator[Statement]:
+def _copy(scope: Scope, origin: str) -> Iterator[Statement]:
     """Yield what it takes to copy the AMI, to tag the copy anew, to share it further, and to remove one that failed."""
     here, environments = scope.environment, scope.manifest.environments
-    promote = here.promote
-    if promote is None:
-        return
-    yield from common.copying(scope, [here.region], inherits=environments[promote.origin].account == here.account)
+    yield from common.copying(scope, [here.region], inherits=environments[origin].account == here.account)
     yield common.tagging(scope, [here.region], "CopyImage")
     made = [scope.ec2("image"), scope.ec2("snapshot")]
     yield Statement(
@@ -188,8 +185,8 @@ def _copy(scope: Scope) -> Iterator[Statement]:
         conditions=scope.owned,
         why=common.TAGGED,
     )
-    yield from common.sharing(scope, sharing.receivers(environments, scope.name))
-    key, source = scope.manifest.ami.kms_key, environments[sharing.owner(environments, promote.origin)]
+    yield from common.sharing(scope, ways.receivers(environments, scope.name))
+    key, source = scope.manifest.ami.kms_key, environments[ways.owner(environments, origin)]
     if key and source.promote is None:  # a copy has its account's default key
         yield from common.ebs_key(scope, key=key, account=source.account, region=source.region)
 

@@ -16,6 +16,7 @@ from splitbake.bake.things import as_tags
 from splitbake.cloud import error_code
 from splitbake.errors import CloudError, ReleaseError
 from splitbake.generate import packer
+from splitbake.manifest import ways
 from splitbake.release import sharing
 from splitbake.release.live import Live
 from splitbake.release.steps import ApiCall
@@ -152,7 +153,7 @@ def _require_visible(route: Route, source: Artifact) -> None:
         route.ami_way == "share" or _sees_snapshots(live, source.snapshots)
     ):
         return
-    owner = route.project.cloud(sharing.owner(route.project.manifest.environments, live.cloud.name))
+    owner = route.project.cloud(ways.owner(route.project.manifest.environments, live.cloud.name))
     account = route.target.environment.account
     message = f"{source.id} of {place(owner)} cannot be used by account {account}: it is gone"
     if owner.environment.account == account:
@@ -222,7 +223,7 @@ def _tags(route: Route, source: Artifact) -> list[dict[str, str]]:
 
 
 def _share_calls(route: Route, ami: str, snapshots: Sequence[str]) -> list[ApiCall]:
-    return sharing.calls(ami, snapshots, sharing.receivers(route.project.manifest.environments, route.target.name))
+    return sharing.calls(ami, snapshots, ways.receivers(route.project.manifest.environments, route.target.name))
 
 
 def _call(live: Live, call: ApiCall) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from functools import cached_property
 from splitbake.artifact import Artifact, Half, Report
 from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
+from splitbake.manifest.ways import Way, way
 from splitbake.project import Project
-from splitbake.release.sharing import Way, way
 
 
 @dataclass(frozen=True)
