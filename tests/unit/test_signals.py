@@ -10,6 +10,14 @@ import pytest
 from splitbake.signals import uninterrupted
 
 
+@pytest.fixture(autouse=True)
+def _handlers():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 def block(*numbers: signal.Signals, breakable: bool) -> list[str]:
     """Run a block to which the signals ``numbers`` come, and return what it came to do."""
     done = []
@@ -46,6 +54,22 @@ def test_a_second_interrupt_breaks_off_only_what_may_be_broken(breakable, done):
 
 def test_only_an_interrupt_is_counted():
     assert block(signal.SIGINT, signal.SIGTERM, signal.SIGTERM, breakable=True) == ["block"]
+
+
+def test_what_is_ignored_stays_so():
+    """Under nohup SIGHUP is; it must not end the run, nor hide what comes after it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with uninterrupted():
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+        signal.raise_signal(signal.SIGHUP)
+    assert block(signal.SIGHUP, signal.SIGINT, breakable=False) == ["block"]
+
+
+def test_an_interrupt_counts_also_where_the_block_fails():
+    with pytest.raises(KeyboardInterrupt) as caught, uninterrupted():  # noqa: PT012 - it comes out of the second one
+        signal.raise_signal(signal.SIGINT)
+        raise ValueError("the block's")
+    assert str(caught.value.__context__) == "the block's"
 
 
 def test_elsewhere_than_in_the_main_thread_nothing_waits():

@@ -13,9 +13,10 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def uninterrupted(*, breakable: bool = False) -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP wait for the end of the block.
+    """Let Ctrl-C, SIGTERM and SIGHUP wait for the end of the block; the first of them then counts, if it fails or not.
 
-    Python handles signals in the main thread; elsewhere there is nothing to wait for.
+    One that is ignored, as SIGHUP under nohup, stays so. Python handles signals in the main thread; elsewhere there is
+    nothing to wait for.
 
     Args:
         breakable: a second Ctrl-C ends the block at once. For what may take minutes.
@@ -31,11 +32,16 @@ def uninterrupted(*, breakable: bool = False) -> Iterator[None]:
         if breakable and again:
             raise KeyboardInterrupt
 
-    before = {number: signal.signal(number, hold) for number in _ENDINGS}
+    before = {number: signal.signal(number, hold) for number in _ENDINGS if _is_heard(number)}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if arrived:
-        signal.raise_signal(arrived[0])
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+def _is_heard(number: int) -> bool:
+    """Whether this process does not ignore the signal."""
+    return signal.getsignal(number) is not signal.SIG_IGN
