@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import testinfra
 
+from splitbake import hygiene
 from splitbake.generate import host as on_host
-from splitbake.generate import hygiene
 from splitbake.verify import probe
 from splitbake.verify.checks import ami, boot
 
@@ -224,6 +224,22 @@ def test_without_a_gpu_nothing_is_tried_unless_one_is_wanted(
         check(None, gpu(monkeypatch), saw.append)
     with pytest.raises(AssertionError, match=r"there is no GPU, and verify\.gpu wants one"):
         check(None, gpu(monkeypatch, wanted=True), saw.append)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "said"),
+    [
+        (False, "Skipped: this host has no Docker"),
+        (True, "AssertionError: this host has no Docker, and verify.gpu wants a GPU in a container"),
+    ],
+)
+def test_a_host_that_can_start_no_container_is_a_finding_where_a_gpu_is_wanted(
+    monkeypatch: pytest.MonkeyPatch, saw: list[str], wanted: bool, said: str
+) -> None:
+    found = gpu(monkeypatch, wanted=wanted, container={"without": "this host has no Docker"}, **ONE)
+    with pytest.raises((AssertionError, pytest.skip.Exception)) as told:
+        boot.test_gpu_in_a_container(None, found, saw.append)
+    assert f"{told.type.__name__}: {told.value}" == said
 
 
 @pytest.mark.parametrize("problem", ["", "nvidia-smi ended with 139: it said nothing"])

@@ -22,8 +22,8 @@ from typing import Any
 import pytest
 from packaging.utils import canonicalize_name
 
+from splitbake import hygiene
 from splitbake.generate import host as on_host
-from splitbake.generate import hygiene
 from splitbake.units import counted, format_size
 from splitbake.verify import probe
 from splitbake.verify.plugin import Contents, expectation
@@ -199,12 +199,13 @@ def test_hygiene(host: Any, saw: Saw, boot_time: float, rule: str) -> None:
 
 
 def _age(born: int, modified: int, rule: hygiene.Rule) -> int:
-    """Return the moment from which a file has what is in it.
+    """Return the moment from which a file may have what is in it.
 
-    A daemon appends to what it finds, so a new last change says nothing of the first line. A file that the bake only
-    empties is as old as ever; and where a file system does not know when a file was made, it says 0.
+    A daemon appends to what it finds, so a new last change says nothing of the first line, and a copy is made anew
+    without a change. A file that the bake only empties is as old as ever; and where a file system does not know when
+    a file was made, it says 0.
     """
-    return modified if rule.emptied or not born else born
+    return modified if rule.emptied or not born else min(born, modified)
 
 
 @after_boot

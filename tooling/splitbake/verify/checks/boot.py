@@ -7,7 +7,7 @@ On their own, against instances that you can log in to; the first is looked at i
 ``expected.json`` has: ``root`` of the models; ``files``: the paths below it; ``instances``: of each one ``host`` (for
 testinfra, with root's view: ``ssh://name?sudo=true``), ``id``, ``asked`` (when RunInstances was called, seconds since
 1970) and ``seconds`` from then until it answered; ``prewarm``: the unit that reads the models at boot, or null;
-``gpu``: whether there must be one; where there is one, it is looked at in any case.
+``gpu``: whether containers must have one; where there is one, it is looked at in any case.
 
 The first check reads the models: nothing else may do so before.
 """
@@ -135,6 +135,7 @@ def test_gpu_in_a_container(first: Any, expected: dict[str, Any], saw: Saw) -> N
     _gpus(first, expected)
     found = probe.ask(first, "container", expected["root"], min(expected["files"]), "gpu")
     if "without" in found:
+        assert not expected["gpu"], f"{found['without']}, and verify.gpu wants a GPU in a container"
         pytest.skip(found["without"])
     assert found["problem"] is None, found["problem"]
     saw("nvidia-smi -L lists it")
