@@ -140,6 +140,7 @@ def refused(cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str],
             return real(**values)
 
         monkeypatch.setattr(client, operation, answer)
+        monkeypatch.setattr(roles, "PAUSE", 0.5)
         return calls
 
     return set_
@@ -147,10 +148,9 @@ def refused(cloud: Any, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str],
 
 @pytest.mark.parametrize("code", ["InvalidGroup.NotFound", "InvalidKeyPair.NotFound"])
 def test_what_ec2_does_not_know_yet_is_asked_for_again_and_time_begins_there(
-    cloud: Any, ami: str, answers: Any, refused: Any, monkeypatch: pytest.MonkeyPatch, code: str
+    cloud: Any, ami: str, answers: Any, refused: Any, code: str
 ) -> None:
     answers("instance")
-    monkeypatch.setattr(roles, "PAUSE", 0.5)
     calls, began = refused("run_instances", code), time.time()
     with boot(cloud, ami) as (one,):
         assert len(calls) == 2
@@ -235,7 +235,7 @@ def test_a_cancel_does_not_wait_for_an_answer(
     ],
 )
 def test_a_public_address_in_a_given_subnet_is_as_the_builders(
-    cloud: Any, ec2: Any, ami: str, monkeypatch: pytest.MonkeyPatch, connect: Any, wanted: dict[str, bool]
+    cloud: Any, ec2: Any, monkeypatch: pytest.MonkeyPatch, connect: Any, wanted: dict[str, bool]
 ) -> None:
     """Session Manager needs a way out: whether an address is that, the subnet knows."""
     monkeypatch.setattr(tunnel, "require_plugin", lambda: None)
@@ -248,7 +248,7 @@ def test_a_public_address_in_a_given_subnet_is_as_the_builders(
     monkeypatch.setattr(cloud.client("ec2"), "run_instances", run_instances)
     subnet = ec2.describe_subnets()["Subnets"][0]["SubnetId"]
     builder = Builder(connect=connect, subnet=subnet, profile="ours" if connect == "session-manager" else None)
-    with pytest.raises(CloudError), boot(cloud, ami, builder=builder):
+    with pytest.raises(CloudError), boot(cloud, "ami-0aaaaaaaaaaaaaaaa", builder=builder):
         pytest.fail("it must not be entered")
     (interface,) = orders[0]["NetworkInterfaces"]
     assert interface.pop("Groups")

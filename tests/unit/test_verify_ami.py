@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
@@ -12,7 +12,6 @@ import pytest
 from splitbake import lease, verify
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.cli import cli, run
-from splitbake.errors import HeldError
 from splitbake.inventory import Inventory
 from splitbake.ui import silent
 from splitbake.verify import ami, suite
@@ -60,13 +59,23 @@ def test_gc_can_see_that_the_instances_are_somebodys(small: Any, cloud: Any, hel
     assert (holding.released, holding.doing) == (True, f"verifying {ARTIFACT.id}")
 
 
-def test_a_second_verification_of_the_same_ami_is_told_of_the_first(small: Any, cloud: Any, held: list[bool]) -> None:
-    with (
-        lease.held(small.project.store(cloud), LEASE, who="somebody else", doing="verifying it"),
-        pytest.raises(HeldError, match=f"{LEASE} is held by somebody else"),
-    ):
-        ami.verify(small.project, cloud, ARTIFACT, junit=None, say=silent)
-    assert held == []
+def test_a_second_verification_of_the_same_ami_waits_for_the_first(
+    small: Any, cloud: Any, held: list[bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    with ExitStack() as first:
+        first.enter_context(lease.held(small.project.store(cloud), LEASE, who="somebody else", doing="verifying it"))
+
+        def ends(_: float) -> None:
+            assert held == []
+            first.close()
+
+        monkeypatch.setattr(lease.time, "sleep", ends)
+        with pytest.raises(BootedError):
+            ami.verify(small.project, cloud, ARTIFACT, junit=None, say=said.append)
+    assert held == [True]
+    (line,) = said
+    assert line.startswith(f"waiting for {LEASE}, held by somebody else")
 
 
 def test_a_check_has_time_to_read_models_and_runtime(small: Any) -> None:
@@ -77,17 +86,17 @@ def test_a_check_has_time_to_read_models_and_runtime(small: Any) -> None:
     assert ami.limit(small.project.manifest, lock) == pytest.approx(plain + 2e9 / (5 * 1024**2))
 
 
-@pytest.mark.parametrize("taken", [True, False])
+@pytest.mark.parametrize("passed", [True, False])
 def test_scripts_are_told_where_the_inventory_is(
-    small: Any, cloud: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], taken: bool
+    small: Any, cloud: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], passed: bool
 ) -> None:
+    """One of an earlier verification is none of one that failed."""
     catalog = small.project.catalog(cloud)
     versions = dict.fromkeys(("system", "driver", "docker", "ecs_agent", "python"), "")
     lists: dict[str, Any] = {"packages": {}, "images": {}, "models": {}, "sizes": {}}
     inventory = Inventory(ami=ARTIFACT.id, fingerprint=FINGERPRINT, taken="now", kernel="6", **versions, **lists)
-    if taken:
-        catalog.keep_inventory(inventory)
-    checks = (Check(name="boots", passed=taken),)
+    catalog.keep_inventory(inventory)
+    checks = (Check(name="boots", passed=passed),)
     report = Report(
         half="ami",
         artifact=ARTIFACT.id,
@@ -99,9 +108,9 @@ def test_scripts_are_told_where_the_inventory_is(
     )
     monkeypatch.setattr(verify, "verify", lambda *_, **__: report)
     argv = ["verify", "ami", "--json", f"--manifest={small.root / 'splitbake.yaml'}"]
-    assert run(cli, prog_name="splitbake", argv=argv) == (0 if taken else 2)
+    assert run(cli, prog_name="splitbake", argv=argv) == (0 if passed else 2)
     place = json.loads(capsys.readouterr().out)["ami"]["inventory"]
-    if not taken:
+    if not passed:
         assert place is None
         return
     assert Inventory.model_validate_json((small.root / place).read_bytes()) == inventory

@@ -29,8 +29,12 @@ Answer = TypeVar("Answer")
 _NAME = re.compile("splitbake-[0-9a-f]{12}")
 #: IAM belongs to an account: this tag says which region the instances of the run are in.
 _REGION_TAG = "splitbake:region"
-#: Seconds until EC2 knows a new profile: "changes … might take some time to be visible" (IAM user guide).
+#: Seconds until EC2 knows what was made a moment ago: a profile, whose "changes … might take some time to be visible"
+#: (IAM user guide), and its own things: it is "eventually consistent" (EC2 API reference).
 _KNOWN_WITHIN = 90
+#: Seconds between two tries to start an instance.
+PAUSE = 2.0
+_NOT_KNOWN_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound"}
 _TRUST = {
     "Version": "2012-10-17",
     "Statement": [{"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}],
@@ -61,9 +65,9 @@ def make(cloud: Cloud, name: str, *, boundary: str, tags: Mapping[str, str]) -> 
 
 
 def as_soon_as_known(launch: Callable[[], Answer], within: float = _KNOWN_WITHIN) -> Answer:
-    """Return what ``launch`` answers, a call of RunInstances; again while EC2 does not know a new profile yet.
+    """Return what ``launch`` answers, a call of RunInstances; again while EC2 does not know what is new yet.
 
-    Packer does the same (its step_run_source_instance.go).
+    That is a profile, as with Packer (its step_run_source_instance.go), a security group, or a key pair.
     """
     from botocore.exceptions import ClientError
 
@@ -73,10 +77,10 @@ def as_soon_as_known(launch: Callable[[], Answer], within: float = _KNOWN_WITHIN
             return launch()
         except ClientError as problem:
             error = problem.response["Error"]
-            unknown = error["Code"] == "InvalidParameterValue" and "iaminstanceprofile" in error["Message"].lower()
-            if not unknown or time.monotonic() > deadline:
+            no_profile = error["Code"] == "InvalidParameterValue" and "iaminstanceprofile" in error["Message"].lower()
+            if not (no_profile or error["Code"] in _NOT_KNOWN_YET) or time.monotonic() > deadline:
                 raise
-        time.sleep(2)
+        time.sleep(PAUSE)
 
 
 def find(cloud: Cloud, tags: Mapping[str, str]) -> list[Thing]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from splitbake import ui
 from splitbake.artifact import Half, Report
-from splitbake.catalog import Catalog
 from splitbake.cli import options
+from splitbake.cloud import Cloud
 from splitbake.project import Project
 
 _TITLES: dict[Half, str] = {"ami": "Verifying the AMI", "image": "Verifying the image"}
@@ -46,17 +46,17 @@ def command(half: Half | None, junit: Path | None, project: Project, env: str | 
         if not as_json:
             _show(reports[-1])
     if as_json:
-        told = {report.half: {**report.model_dump(mode="json"), "passed": report.passed} for report in reports}
-        if "ami" in told:
-            told["ami"]["inventory"] = _place(project, project.catalog(cloud), told["ami"]["artifact"])
-        ui.emit_json(told)
+        ui.emit_json({report.half: _told(project, cloud, report) for report in reports})
     return 0 if all(report.passed for report in reports) else 2
 
 
-def _place(project: Project, catalog: Catalog, ami: str) -> str | None:
-    """Return where the state has the inventory of ``ami``; None where it was not taken: a check had failed."""
-    keys = catalog.store.keys(f"inventories/{catalog.account}/{catalog.region}/{ami}.json")
-    return f"{project.manifest.state.rstrip('/')}/{keys[0]}" if keys else None
+def _told(project: Project, cloud: Cloud, report: Report) -> dict[str, Any]:
+    told = {**report.model_dump(mode="json"), "passed": report.passed}
+    if report.half == "ami":
+        # Where a check failed none was taken; one that lies there is of an earlier verification.
+        place = f"{project.manifest.state.rstrip('/')}/{project.catalog(cloud).inventory_place(report.artifact)}"
+        told["inventory"] = place if report.passed else None
+    return told
 
 
 def _show(report: Report) -> None:

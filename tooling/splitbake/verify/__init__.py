@@ -20,7 +20,6 @@ def verify(project: Project, cloud: Cloud, half: Half, *, junit: Path | None, sa
     Raises:
         BuildError: there is nothing built to verify.
         VerifyError: the checks could not be run to their end.
-        HeldError: another verification looks at the AMI.
     """
     from splitbake.release import sharing
     from splitbake.verify import ami, image

@@ -24,15 +24,16 @@ _SLOWEST = 5 * 1024**2
 def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | None, say: Say) -> Report:
     """Boot ``artifact``, compare it with the manifest and the lock, and keep its inventory in the state.
 
+    Where another verification looks at it, that one is waited for.
+
     Raises:
         CloudError, VerifyError, ToolError: it could not be looked at; the instances are gone all the same.
-        HeldError: another verification looks at it.
         StateError: the inventory cannot be written.
     """
     catalog = project.catalog(cloud)
     # While it is held, gc knows whose the instances are.
-    name = f"verify/{catalog.account}/{catalog.region}/ami/{artifact.fingerprint}"
-    with lease.held(catalog.store, name, who=cloud.guard().arn, doing=f"verifying {artifact.id}"):
+    name = catalog.lease("verify", "ami", artifact.fingerprint)
+    with lease.held(catalog.store, name, who=cloud.guard().arn, doing=f"verifying {artifact.id}", wait=say):
         return _verify(project, cloud, artifact, junit=junit, say=say)
 
 

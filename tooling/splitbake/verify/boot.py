@@ -6,7 +6,7 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,9 +29,6 @@ LIFETIME = 3600
 _PAUSE = 0.5
 #: Seconds that a machine which was reached has to answer.
 _ANSWER = 60
-#: Seconds until RunInstances knows what was made a moment ago: EC2 is "eventually consistent" (EC2 API reference).
-_KNOWN_WITHIN = 90
-_NOT_KNOWN_YET = {"InvalidGroup.NotFound", "InvalidKeyPair.NotFound"}
 #: Not shutdown -h +N: that forbids every login 5 minutes before its time (/run/nologin) and counts whole minutes.
 _ENDS_ITSELF = """\
 #!/bin/sh
@@ -39,10 +36,6 @@ _ENDS_ITSELF = """\
 exec systemd-run --quiet --unit=splitbake-lifetime --on-active={seconds}s --timer-property=AccuracySec=1s \\
     systemctl poweroff
 """
-
-
-#: When RunInstances was called, by the wall clock and by the monotonic one, and its answer.
-_Launched = tuple[float, float, Any]
 
 
 @dataclass(frozen=True)
@@ -150,8 +143,10 @@ def _launch(
     network: dict[str, Any] = {"SecurityGroupIds": [way_in.group]}
     if builder.subnet:
         interface = {"DeviceIndex": 0, "SubnetId": builder.subnet, "Groups": [way_in.group]}
-        public = builder.connect == "public-ip"
-        network = {"NetworkInterfaces": [{**interface, "AssociatePublicIpAddress": public}]}
+        if builder.connect != "session-manager":
+            # Session Manager only needs a way out, which a subnet has by itself: the builder says nothing either.
+            interface["AssociatePublicIpAddress"] = builder.connect == "public-ip"
+        network = {"NetworkInterfaces": [interface]}
     profile = way_in.profile or builder.profile
     # What is looked at needs no role, and shall be able to do nothing: but Systems Manager reaches only who has one.
     role = {"IamInstanceProfile": {"Name": profile}} if profile and builder.connect == "session-manager" else {}
@@ -169,22 +164,8 @@ def _launch(
     )
     with aws_errors(f"start an instance of {ami}"):
         # The moments come first, and anew with each try: all times until something is ready begin there.
-        asked, started, answer = _as_soon_as_known(lambda: (time.time(), time.monotonic(), launch()))
+        asked, started, answer = roles.as_soon_as_known(lambda: (time.time(), time.monotonic(), launch()))
     return asked, started, [str(one["InstanceId"]) for one in answer["Instances"]]
-
-
-def _as_soon_as_known(launch: Callable[[], _Launched]) -> _Launched:
-    """Return what ``launch`` returns; again while EC2 does not know key pair, group or profile yet."""
-    from botocore.exceptions import ClientError
-
-    deadline = time.monotonic() + _KNOWN_WITHIN
-    while True:
-        try:
-            return roles.as_soon_as_known(launch)
-        except ClientError as problem:
-            if problem.response["Error"]["Code"] not in _NOT_KNOWN_YET or time.monotonic() > deadline:
-                raise
-        time.sleep(_PAUSE)
 
 
 @dataclass(frozen=True)
