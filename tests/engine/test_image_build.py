@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from splitbake import context, contract, dockercli, ecr, files, health
+from splitbake import contract, dockercli, ecr, files, fingerprint, health
 from splitbake import lock as locks
 from splitbake.bake import docker as docker_builder
 from splitbake.bake import image
@@ -111,9 +111,9 @@ def write_project(
 
 
 def build(project: Project, say=silent):
-    facts = [f"{entry.path} {entry.sha256}" for entry in context.collect(project)]
-    fingerprint = hashlib.sha256("\n".join([str(project.root), *facts]).encode()).hexdigest()
-    return image.build(project, project.cloud(), fingerprint=f"sha256:{fingerprint}", say=say)
+    inputs = fingerprint.inputs(project, "image")
+    own = dataclasses.replace(inputs, values={**inputs.values, "root": str(project.root)})
+    return image.build(project, project.cloud(), own, say=say)
 
 
 def verify(project: Project, artifact, monkeypatch, tmp_path, junit=None):

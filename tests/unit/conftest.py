@@ -173,8 +173,8 @@ def made(monkeypatch: pytest.MonkeyPatch, cloud: Cloud) -> list[Artifact]:
     monkeypatch.setattr(
         image,
         "build",
-        lambda project, *_, fingerprint, say: make(
-            "image", _push(project.manifest.image.repository, fingerprint), fingerprint
+        lambda project, _, inputs, **__: make(
+            "image", _push(project.manifest.image.repository, inputs.fingerprint), inputs.fingerprint
         ),
     )
     return done

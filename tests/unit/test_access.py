@@ -109,10 +109,10 @@ def test_only_runs_that_see_each_others_locks_are_by_the_same(tmp_path, monkeypa
     """Jobs of one run of GitHub are on several machines, and containers of one machine may share its id."""
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    here = access.by()
-    assert here == access.by()
+    here = access.machine_tag()
+    assert here == access.machine_tag()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    assert access.by() != here
+    assert access.machine_tag() != here
 
 
 def test_an_instance_and_its_volume_go_too(cloud, tmp_path):
@@ -381,16 +381,20 @@ def test_without_a_boundary_iam_is_not_asked(cloud, tmp_path, monkeypatch):
         assert way_in.profile is None
 
 
-def refused(message: str) -> ClientError:
-    return ClientError({"Error": {"Code": "InvalidParameterValue", "Message": message}}, "RunInstances")
+def refused(message: str, code: str = "InvalidParameterValue") -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": message}}, "RunInstances")
 
 
 UNKNOWN = "Value (x) for parameter iamInstanceProfile.name is invalid. Invalid IAM Instance Profile name"
 
 
-def test_an_instance_is_started_again_until_its_profile_is_known(monkeypatch):
+@pytest.mark.parametrize(
+    "unknown",
+    [refused(UNKNOWN), refused("no such group", "InvalidGroup.NotFound"), refused("no key", "InvalidKeyPair.NotFound")],
+)
+def test_an_instance_is_started_again_until_profile_group_and_key_are_known(monkeypatch, unknown):
     monkeypatch.setattr("time.sleep", lambda _: None)
-    answers: Iterator[Any] = iter([refused(UNKNOWN), refused(UNKNOWN), "i-1"])
+    answers: Iterator[Any] = iter([unknown, unknown, "i-1"])
 
     def launch() -> str:
         answer = next(answers)

@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from splitbake import build, ecr, fingerprint, lease
+from splitbake import build, ecr, fingerprint, lease, registry
 from splitbake.artifact import Artifact
 from splitbake.bake import ami, image
 from splitbake.build import Built
@@ -304,6 +304,25 @@ def test_files_that_change_while_another_build_is_waited_for(small, cloud, made)
         with pytest.raises(BuildError, match=r"changed during the build of the image: file run\.py changed"):
             job.result()
     assert made == []
+
+
+def test_files_that_change_when_the_image_is_built(small, cloud, monkeypatch):
+    """The builder gets what is collected anew; under this fingerprint it would be taken for what was compared."""
+
+    class Builder:
+        def health(self) -> None:
+            (small.root / "app/run.py").write_text("print(1)\n")
+            (small.root / "app/lib/deep/er.py").unlink()
+
+        def build(self, *_: object) -> int:
+            pytest.fail("other files are built")
+
+    load = registry.load
+    monkeypatch.setattr(registry, "load", lambda kind, name: Builder if name == "docker" else load(kind, name))
+    told = r"changed when the build of the image began: (?=.*file run\.py changed).*file lib/deep/er\.py removed"
+    with pytest.raises(BuildError, match=told):
+        built(small, cloud, "image")
+    assert boto3.client("ecr", region_name="eu-west-1").describe_repositories()["repositories"] == []
 
 
 def test_a_script_that_changes_while_packer_runs_is_for_the_next_build(small, cloud, made, monkeypatch):

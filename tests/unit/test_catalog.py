@@ -54,6 +54,12 @@ def catalog(store) -> Catalog:
     return Catalog(store, "123456789012", "eu-west-1")
 
 
+def test_leases_are_named_by_what_they_are_about(catalog):
+    name = catalog.lease("build", "image", FINGERPRINT)
+    assert name == f"build/123456789012/eu-west-1/image/{FINGERPRINT}"
+    assert name.startswith(catalog.lease("build", "image"))
+
+
 # Artifacts.
 
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
+import re
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -185,7 +188,7 @@ def test_what_spot_leaves_is_found(small, cloud):
 
 def here(run: str = RUN) -> list[dict[str, Any]]:
     """The tags of a key pair whose run began on this machine."""
-    return [{"ResourceType": "key-pair", "Tags": marks(run=run, **access.by())}]
+    return [{"ResourceType": "key-pair", "Tags": marks(run=run, **access.machine_tag())}]
 
 
 def test_what_a_dead_run_of_this_machine_left_need_not_be_old(small, cloud, wreck):
@@ -197,6 +200,22 @@ def test_what_a_dead_run_of_this_machine_left_need_not_be_old(small, cloud, wrec
     with rundir.opened("1" * 12):
         ec2().create_key_pair(KeyName=f"splitbake-{'1' * 12}", TagSpecifications=here("1" * 12))
         assert found(small, cloud, older_than=3600).keys() == kinds
+
+
+def test_of_what_another_user_left_here_its_age_decides(small, cloud, wreck, monkeypatch):
+    """Nobody else can look at the lock: neither does the run live for ever, nor is it known to be over."""
+    ec2().delete_key_pair(KeyName=f"splitbake-{RUN}")
+    ec2().create_key_pair(KeyName=f"splitbake-{RUN}", TagSpecifications=here())
+    opened = os.open
+
+    def closed(path: Any, *arguments: Any, **options: Any) -> int:
+        if path == Path(wreck["folder"]):
+            raise PermissionError
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(os, "open", closed)
+    assert found(small, cloud, older_than=3600).keys() == {"security group"}, "its tag says that it is old"
+    assert found(small, cloud) == wreck
 
 
 def test_what_is_of_another_project_stays(small, cloud):
@@ -271,7 +290,22 @@ def test_an_untagged_snapshot_is_known_by_its_builder(small, cloud):
     assert found(small, cloud)["snapshot"] == ours
 
 
-@pytest.mark.parametrize("kind", ["apt", "docker", "image", "lock", "netns", "verify"])
+def test_a_file_that_nobody_needs_goes_as_well(small, cloud, temporary):
+    (temporary / "splitbake-runtime-abcd1234.txt").write_text("numpy==2.0.0")
+    (temporary / "splitbake-runtime-abcd1235.txt").symlink_to("elsewhere")
+    things = leftovers.find(small.project, cloud, older_than=0)
+    assert removed(small, cloud, things) == []
+    assert [path.name for path in temporary.iterdir()] == ["splitbake-runtime-abcd1235.txt"]
+
+
+def test_gc_knows_every_kind_of_scratch_that_there_is():
+    sources = Path(rundir.__file__).parents[1].rglob("*.py")
+    literals = (re.findall(r"""prefix=f?["']splitbake-([^"']*)["']""", path.read_text()) for path in sources)
+    kinds = {kind for found in literals for kind in found}
+    assert kinds == {f"{kind}-" for kind in rundir.SCRATCH}
+
+
+@pytest.mark.parametrize("kind", rundir.SCRATCH)
 def test_a_folder_that_nobody_works_in_goes_with_its_registry_login(small, cloud, temporary, kind):
     (temporary / f"splitbake-{kind}-abcd1234").mkdir()
     (temporary / "splitbake-notes").mkdir()

@@ -520,13 +520,13 @@ def written(tmp_path: Path, env: str) -> dict[str, list[str]]:
         catalog.keep(made, instead_of=None)
         catalog.keep_inputs(Inputs(half, {}, {}))
         catalog.log(Run(half=half, work="build", fingerprint="sha256:0a", created=moment, seconds=1))
-        with lease.held(store, f"build/{account}/{region}/{half}/sha256:0a", who="w", doing="d"):
+        with lease.held(store, catalog.lease("build", half, "sha256:0a"), who="w", doing="d"):
             pass
         take("builder")
         catalog.keep_report(report)
         catalog.log(Run(half=half, work="verify", fingerprint="sha256:0a", created=moment, seconds=1))
         if half == "ami":
-            with lease.held(store, f"verify/{account}/{region}/{half}/sha256:0a", who="w", doing="d"):
+            with lease.held(store, catalog.lease("verify", half, "sha256:0a"), who="w", doing="d"):
                 pass
             catalog.keep_inventory(Inventory.model_construct(ami="x-1"))
         take("verifier")

@@ -47,7 +47,7 @@ def build(project: Project, cloud: Cloud, half: Half, *, force: bool, say: Say) 
     if planned.artifact and not force:
         return Built(planned.artifact, reused=True, reasons=planned.reasons)
     identity = cloud.guard()
-    name = f"build/{catalog.account}/{catalog.region}/{half}/{inputs.fingerprint}"
+    name = catalog.lease("build", half, inputs.fingerprint)
     with lease.held(catalog.store, name, who=identity.arn, doing=f"building the {half}", wait=say) as held:
         before = catalog.artifact(half, inputs.fingerprint)
         again = plan.plan_half(project, cloud, catalog, inputs)
@@ -99,7 +99,7 @@ def _make(project: Project, cloud: Cloud, inputs: Inputs, held: Lease, say: Say)
 
     _require_unchanged(project, inputs)
     if inputs.half == "image":
-        return image.build(project, cloud, fingerprint=inputs.fingerprint, say=say)
+        return image.build(project, cloud, inputs, say=say)
     return ami.bake(project, cloud, fingerprint=inputs.fingerprint, say=say, require=held.require)
 
 

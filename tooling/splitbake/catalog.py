@@ -83,16 +83,20 @@ class Catalog:
 
     def keep_inventory(self, inventory: Inventory) -> None:
         """Remember ``inventory``; an AMI never changes, and the latest one counts."""
-        self.store.put(self._inventory_key(inventory.ami), _text(inventory))
+        self.store.put(self.inventory_place(inventory.ami), _text(inventory))
 
     def inventory(self, ami: str) -> Inventory | None:
         """Return what is on instances of ``ami``, None where it was never taken."""
-        key = self._inventory_key(ami)
+        key = self.inventory_place(ami)
         return _read(Inventory, key, self.store.get(key))
+
+    def inventory_place(self, ami: str) -> str:
+        """Return the key under which the state has the inventory of ``ami``, if it was taken."""
+        return f"inventories/{self.account}/{self.region}/{_name(ami)}"
 
     def inventories(self) -> list[str]:
         """Return the AMIs of which there is an inventory, sorted."""
-        prefix = self._inventory_key("").removesuffix(".json")
+        prefix = self.inventory_place("").removesuffix(".json")
         return [key.removeprefix(prefix).removesuffix(".json") for key in self.store.keys(prefix)]
 
     def log(self, run: Run) -> None:
@@ -126,14 +130,20 @@ class Catalog:
             raise _damaged(key, "its digest is another one")
         return found
 
+    def lease(self, work: Work, half: Half, fingerprint: str = "") -> str:
+        """Return the name of the lease for ``work`` on these inputs; without them, what all of ``half`` begin with."""
+        return f"{leases(work, self.account, self.region)}{half}/{fingerprint}"
+
     def _runs(self, half: Half, work: Work) -> str:
         return f"runs/{self.account}/{self.region}/{half}/{work}/"
 
-    def _inventory_key(self, ami: str) -> str:
-        return f"inventories/{self.account}/{self.region}/{_name(ami)}"
-
     def _key(self, what: str, half: Half, name: str) -> str:
         return f"{what}/{self.account}/{self.region}/{half}/{_name(name)}"
+
+
+def leases(work: Work, account: str, region: str) -> str:
+    """Return what the names of all leases for ``work`` in one account and region begin with."""
+    return f"{work}/{account}/{region}/"
 
 
 def _inputs_key(half: Half, fingerprint: str) -> str:

@@ -98,6 +98,11 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
     return entries
 
 
+def as_inputs(entries: Iterable[Entry]) -> dict[str, str]:
+    """Return what a fingerprint takes in of them: ``file/PATH`` -> mode and digest."""
+    return {f"file/{entry.path}": f"{entry.mode:o} {entry.sha256}" for entry in entries}
+
+
 class _Search:
     """Goes through the context; where no pattern can take anything, nothing is even listed.
 

@@ -80,7 +80,7 @@ def _image(project: Project) -> Inputs:
             "Dockerfile": _meaning(texts[dockerfile.DOCKERFILE]),
         },
         files={
-            **{f"file/{entry.path}": f"{entry.mode:o} {entry.sha256}" for entry in context.collect(project)},
+            **context.as_inputs(context.collect(project)),
             **{f"script/{path}": _sha256(text.encode()) for path, text in beside.items()},
         },
     )

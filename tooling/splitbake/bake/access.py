@@ -55,7 +55,7 @@ def new_run() -> str:
     return secrets.token_hex(6)
 
 
-def by() -> dict[str, str]:
+def machine_tag() -> dict[str, str]:
     """Return the tag of runs that can tell whether the others live: the locks on their folders lie in one place.
 
     That is this boot of the machine (and of no other, as machine ids of containers can be), with this folder for
@@ -103,7 +103,7 @@ def granted(
     private_key = folder / "id_ed25519"
     _make_key(private_key, comment=name)
     public_key = private_key.with_suffix(".pub").read_text(encoding="ascii").strip()
-    marks = {**tags, RUN_TAG: run, STARTED_TAG: _now(), **by()}
+    marks = {**tags, RUN_TAG: run, STARTED_TAG: _now(), **machine_tag()}
     try:
         ec2 = cloud.client("ec2")
         vpc = ingress.vpc_of(ec2, subnet)

@@ -81,6 +81,6 @@ def _is(artifact: Artifact | None, image: amis.Image) -> bool:
 
 def _await_end(run: str, say: Say) -> None:
     deadline = time.monotonic() + _OVER_WITHIN
-    while rundir.is_alive(run) and time.monotonic() < deadline:
+    while rundir.is_alive(run) is not False and time.monotonic() < deadline:
         say(f"waiting for what is left of run {run} on this machine")
         time.sleep(1)

@@ -98,7 +98,7 @@ def complete(
     try:
         finished = finish.finish(project, cloud, ami, tags, say)
     except SplitbakeError as problem:
-        _name(problem, ami)
+        _name_what_stays(problem, ami)
         raise
     return Artifact(
         half="ami",
@@ -114,7 +114,7 @@ def complete(
     )
 
 
-def _name(problem: SplitbakeError, ami: str) -> None:
+def _name_what_stays(problem: SplitbakeError, ami: str) -> None:
     """Let ``problem`` name the AMI, which stays."""
     problem.message = f"{ami} is baked, but not finished: {problem.message}"
     problem.hint = f"{problem.hint}; splitbake build ami takes this AMI up".removeprefix("; ")
@@ -182,7 +182,7 @@ def _baked(
         if not asked:
             access.clean_up_after(problem, drop)
         elif ami and isinstance(problem, SplitbakeError):
-            _name(problem, ami)
+            _name_what_stays(problem, ami)
         raise
     return ami
 
@@ -228,7 +228,7 @@ def _awaited(
         access.clean_up_after(problem, drop)
         raise problem from failure
     except SplitbakeError as failure:
-        _name(failure, ami)
+        _name_what_stays(failure, ami)
         raise
     return ami
 

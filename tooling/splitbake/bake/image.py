@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 import tempfile
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Protocol
 
 from splitbake import artifact as artifacts
-from splitbake import context, contract, ecr, files, registry, units
+from splitbake import context, contract, ecr, explain, files, registry, units
 from splitbake.artifact import Artifact
 from splitbake.bake import staging
 from splitbake.cloud import Cloud
+from splitbake.context import Entry
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
 from splitbake.generate import dockerfile
+from splitbake.inputs import Inputs
 from splitbake.project import Project
 from splitbake.ui import Say
 
@@ -88,12 +91,12 @@ class ImageBuilder(Protocol):
         """
 
 
-def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Artifact:
-    """Build and push the image of the project as it is now.
+def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifact:
+    """Build and push the image of exactly these inputs.
 
     Raises:
-        BuildError: the context is wrong, the build or the push failed, or the image breaks its budget; in the last
-            case nothing was pushed.
+        BuildError: the context is wrong or is not what ``inputs`` says, the build or the push failed, or the image
+            breaks its budget; in the last case nothing was pushed.
         ToolError: the builder cannot work on this machine.
         CloudError: ECR could not be asked.
     """
@@ -102,12 +105,13 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
     builder: ImageBuilder = registry.load(registry.IMAGE_BUILDERS, image.builder)()
     builder.health()
     entries = context.collect(project)
+    _require(inputs, entries)
     uri = ecr.ensure_repository(cloud, image.repository)
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
         travels = units.format_size(sum(entry.size for entry in entries))
         say(f"{units.counted(len(entries), 'file')}, {travels} in the build context")
         staged = staging.stage(project, entries, Path(scratch))
-        order = _order(project, cloud, staged, uri, fingerprint)
+        order = _order(project, cloud, staged, uri, inputs.fingerprint)
         size = builder.build(order, say)
         if size > image.budget:
             raise _too_large(size, image.budget, builder.heaviest(order))
@@ -119,13 +123,24 @@ def build(project: Project, cloud: Cloud, *, fingerprint: str, say: Say) -> Arti
         half="image",
         id=digest,
         location=uri,
-        fingerprint=fingerprint,
+        fingerprint=inputs.fingerprint,
         created=artifacts.now(),
         seconds=round(time.monotonic() - started, 3),
         size=size,
         compressed_size=pushed.size,
         needs=contract.need(project.manifest, project.lock),
     )
+
+
+def _require(inputs: Inputs, entries: Sequence[Entry]) -> None:
+    """Compare what goes to the builder: files may have changed since the fingerprint was made."""
+    beside = {name: content for name, content in inputs.files.items() if not name.startswith("file/")}
+    changes = explain.explain(inputs, dataclasses.replace(inputs, files=beside | context.as_inputs(entries)))
+    if changes:
+        raise BuildError(
+            f"the project changed when the build of the image began: {'; '.join(changes)}",
+            hint="build again when it is at rest",
+        )
 
 
 def _order(project: Project, cloud: Cloud, staged: Path, uri: str, fingerprint: str) -> Order:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import re
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -21,8 +19,6 @@ from splitbake.ui import Say
 
 #: Hex digits of a fingerprint in the name of an AMI.
 _SHORT = 12
-#: Folders beside those of runs: staged contexts, registry logins. Nothing says whether their process lives.
-_SCRATCH = re.compile("splitbake-(apt|docker|image|lock|netns|verify)-[a-z0-9_]{8}")
 #: What is, or becomes, an AMI that the next build takes up: while it is young it is left for that.
 _WORK: frozenset[Kind] = frozenset({"AMI", "snapshot"})
 
@@ -31,8 +27,8 @@ def find(project: Project, cloud: Cloud, *, older_than: float) -> list[Thing]:
     """Return what no run needs any more, in the order in which it can go.
 
     Nothing is returned of a run that lives on this machine, that a lease names, or that is younger than ``older_than``
-    seconds: it may live on another machine. Of a run that began here it is known that it does not; only what may
-    become an AMI yet has to be older. AMIs that the state knows are no leftovers.
+    seconds: it may live on another machine, or be another user's. Of a run of ours that began here it is known that it
+    does not; only what may become an AMI yet has to be older. AMIs that the state knows are no leftovers.
 
     Raises:
         CloudError, StateError: AWS or the state cannot be asked.
@@ -40,15 +36,16 @@ def find(project: Project, cloud: Cloud, *, older_than: float) -> list[Thing]:
     before = datetime.datetime.now(datetime.UTC) - datetime.timedelta(seconds=older_than)
     everything = list(_all(project, cloud))  # first: of what is there now, who needs it says so by now
     wanted = {*_known(project, cloud), *_wanted(project, cloud)}
-    here = access.by().values()
+    here = access.machine_tag().values()
     ours = {thing.run for thing in everything if thing.by in here}
     # EC2 does not say of everything when it was made; of the rest of its run it does.
     started = {thing.run: thing.since for thing in everything if thing.since and thing.run}
 
     def is_left(thing: Thing) -> bool:
-        if thing.id in wanted or thing.fingerprint[: len("sha256:") + _SHORT] in wanted or rundir.is_alive(thing.run):
+        alive = rundir.is_alive(thing.run)
+        if alive or thing.id in wanted or thing.fingerprint[: len("sha256:") + _SHORT] in wanted:
             return False
-        if thing.run in ours and thing.kind not in _WORK:
+        if alive is False and thing.run in ours and thing.kind not in _WORK:
             return True
         since = thing.since or started.get(thing.run)
         return not older_than if since is None else since <= before
@@ -97,17 +94,12 @@ def _known(project: Project, cloud: Cloud) -> Iterator[str]:
 
 def _wanted(project: Project, cloud: Cloud) -> Iterator[str]:
     """Yield the fingerprints, shortened, that somebody bakes or verifies at this moment."""
-    store = project.store(cloud)
-    for prefix in (_leases(cloud, "build"), _leases(cloud, "verify")):
-        for name in lease.names(store, prefix):
-            holding = lease.last(store, name)
+    catalog = project.catalog(cloud)
+    for prefix in (catalog.lease("build", "ami"), catalog.lease("verify", "ami")):
+        for name in lease.names(catalog.store, prefix):
+            holding = lease.last(catalog.store, name)
             if holding and holding.is_held(lease.now()):
                 yield name.removeprefix(prefix)[: len("sha256:") + _SHORT]
-
-
-def _leases(cloud: Cloud, work: str) -> str:
-    """Return what the names of leases for ``work`` on AMIs begin with; a fingerprint follows."""
-    return f"{work}/{cloud.environment.account}/{cloud.environment.region}/ami/"
 
 
 def _regions(project: Project, cloud: Cloud) -> list[str]:
@@ -119,9 +111,8 @@ def _folders() -> Iterator[Thing]:
     for run, path in rundir.found().items():
         why = "it holds a private key, and its process is gone"
         yield Thing("folder", str(path), "", run, _changed(path), why=why)
-    for path in Path(tempfile.gettempdir()).iterdir():
-        if _SCRATCH.fullmatch(path.name) and rundir.is_ours(path):
-            yield Thing("folder", str(path), "", "", _changed(path), why="nobody works in it any more")
+    for path in rundir.scratch():
+        yield Thing("folder", str(path), "", "", _changed(path), why="nobody works in it any more")
 
 
 def _changed(path: Path) -> datetime.datetime:
@@ -141,10 +132,10 @@ def _remove_ami(project: Project, cloud: Cloud, thing: Thing) -> None:
 
     Its name has but the beginning of their fingerprint; whoever bakes them has made the lease before.
     """
-    store, who = project.store(cloud), cloud.guard().arn
+    catalog, who = project.catalog(cloud), cloud.guard().arn
     with ExitStack() as leases:
-        for name in lease.names(store, f"{_leases(cloud, 'build')}{thing.fingerprint}"):
-            leases.enter_context(lease.held(store, name, who=who, doing="removing what runs have left"))
+        for name in lease.names(catalog.store, catalog.lease("build", "ami", thing.fingerprint)):
+            leases.enter_context(lease.held(catalog.store, name, who=who, doing="removing what runs have left"))
         if thing.id in _known(project, cloud):
             raise HeldError(f"{thing.id} stays: a build has taken it up")
         if thing.id in [one.id for one in amis.unfinished(cloud, project.manifest.project, thing.region)]:

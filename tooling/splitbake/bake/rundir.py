@@ -16,7 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Kinds of what lies beside the folders of runs: staged contexts, registry logins and the like, each named
+#: ``splitbake-KIND-`` and chance. Nothing says whether its process lives.
+SCRATCH = ("apt", "docker", "image", "lock", "netns", "runtime", "verify")
+
 _NAME = re.compile("splitbake-(?P<run>[0-9a-f]{12})")
+_SCRATCH = re.compile(rf"splitbake-({'|'.join(SCRATCH)})-[a-z0-9_]{{8}}(\.txt)?")
 
 
 @dataclass(frozen=True)
@@ -47,18 +52,21 @@ def opened(run: str) -> Iterator[RunFolder]:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder with all that is in it, whatever others remove of it meanwhile: ssh its socket, for example."""
+    """Remove a file, or a folder with all that is in it, whatever others remove of it meanwhile: ssh its socket."""
     while path.exists():
         with suppress(FileNotFoundError):  # rmtree ends at the first file that is gone (until Python 3.13)
-            shutil.rmtree(path)
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
-def is_alive(run: str) -> bool:
-    """Whether a process of this machine is at work for ``run``; of another user's run it may always be."""
+def is_alive(run: str) -> bool | None:
+    """Whether a process of this machine is at work for ``run``; None of another user's, whose lock is closed to us."""
     try:
         lock = os.open(_path(run), os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except PermissionError:
-        return True
+        return None
     except OSError:  # there is none, or it is something else
         return False
     try:
@@ -75,14 +83,20 @@ def found() -> dict[str, Path]:
     folders = {}
     for path in Path(tempfile.gettempdir()).iterdir():
         name = _NAME.fullmatch(path.name)
-        if name and is_ours(path):
+        if name and path.is_dir() and _is_ours(path):
             folders[name["run"]] = path
     return folders
 
 
-def is_ours(path: Path) -> bool:
-    """Whether ``path`` is a folder of this user: in a shared /tmp anybody can give a folder any name."""
-    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
+def scratch() -> list[Path]:
+    """Return what of ours is of the kinds of ``SCRATCH`` on this machine: folders, and files."""
+    paths = Path(tempfile.gettempdir()).iterdir()
+    return [path for path in paths if _SCRATCH.fullmatch(path.name) and _is_ours(path)]
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether ``path`` is this user's, and no link: in a shared /tmp anybody can give a folder any name."""
+    return not path.is_symlink() and path.exists() and path.stat().st_uid == os.getuid()
 
 
 def _path(run: str) -> Path:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from splitbake.catalog import leases
 from splitbake.iam import access, common, spot
 from splitbake.iam.policies import GETS, HAS, Conditions, Scope, Statement, named
 from splitbake.manifest.ami import KNOWN_BASES, BaseByName, BaseBySsm
@@ -31,8 +32,9 @@ def builder(scope: Scope) -> Iterator[Statement]:
     )
     yield from _base(scope)
     yield from common.models(scope)
-    own = (f"artifacts/{scope.place}/*", f"runs/{scope.place}/*/build/*", f"leases/build/{scope.place}/*")
-    yield from common.state(scope, *own, "inputs/*")
+    own = (f"artifacts/{scope.place}/*", f"runs/{scope.place}/*/build/*", "inputs/*")
+    held = leases("build", scope.environment.account, scope.environment.region)
+    yield from common.state(scope, *own, f"leases/{held}*")
     yield from common.bucket_keys(scope)
     repositories = [manifest.image.repository]
     yield from common.registry(scope, repositories, push=True)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from splitbake.catalog import leases
 from splitbake.iam import access, common
 from splitbake.iam.building import SSH_DOCUMENT
 from splitbake.iam.policies import Scope, Statement
+from splitbake.manifest import ways
 
 
 def verifier(scope: Scope) -> Iterator[Statement]:
@@ -19,7 +21,8 @@ def verifier(scope: Scope) -> Iterator[Statement]:
     )
     yield from common.models(scope)
     own = (f"reports/{scope.place}/*", f"inventories/{scope.place}/*", f"runs/{scope.place}/*/verify/*")
-    yield from common.state(scope, *own, f"leases/verify/{scope.place}/*")
+    held = leases("verify", scope.environment.account, scope.environment.region)
+    yield from common.state(scope, *own, f"leases/{held}*")
     yield from common.bucket_keys(scope)
     yield from common.registry(scope, [manifest.image.repository])
     yield from access.granted(scope)
@@ -43,7 +46,5 @@ def verifier(scope: Scope) -> Iterator[Statement]:
 
 def receivers(scope: Scope) -> list[str]:
     """Return the accounts that a verified AMI is shared with."""
-    from splitbake.release import sharing
-
-    others = sharing.receivers(scope.manifest.environments, scope.name)
+    others = ways.receivers(scope.manifest.environments, scope.name)
     return sorted({*others, *scope.manifest.ami.share} - {scope.environment.account})
