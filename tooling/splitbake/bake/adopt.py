@@ -26,7 +26,10 @@ _OVER_WITHIN = keeper.GRACE + 10
 
 
 def earlier(project: Project, cloud: Cloud, catalog: Catalog, fingerprint: str, say: Say) -> Artifact | None:
-    """Return the AMI of these inputs that the state does not know, or not as finished, finished; None without one.
+    """Finish an AMI of these inputs that the state does not know, or that lacks a copy, and return it.
+
+    None where there is none. The AMI that the state knows is no candidate but for a missing copy: the caller has found
+    something else wrong with it.
 
     The caller holds the lease of these inputs, so no other run is at work on them.
 

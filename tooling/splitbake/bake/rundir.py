@@ -47,8 +47,10 @@ def opened(run: str) -> Iterator[RunFolder]:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield RunFolder(path, lock)
     finally:
-        remove(path)
-        os.close(lock)
+        try:
+            remove(path)
+        finally:
+            os.close(lock)
 
 
 def remove(path: Path) -> None:
