@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from splitbake import inventory
 from splitbake.artifact import Artifact
 from splitbake.cli import cli, run
+from splitbake.errors import VerifyError
 from splitbake.inventory import Change, Inventory, Model
 from splitbake.verify import probe
 
@@ -191,3 +192,17 @@ def test_a_state_without_any_inventory_says_how_to_take_one(
     assert small.project
     assert called(OLD, NEW, f"--manifest={small.root / 'splitbake.yaml'}") == 1
     assert "splitbake verify ami" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("status", [255, 1])
+def test_a_probe_that_finds_no_machine_asks_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    stand_in = tmp_path / "ssh"
+    stand_in.write_text(f"#!/bin/sh\necho 'No route to host' >&2; exit {status}\n")
+    stand_in.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(VerifyError, match="No route to host") as told:
+        probe.ask_over_ssh(tmp_path / "config", "instance", "inventory", within=60)
+    assert told.value.hint == ("is the machine still there?" if status == 255 else "")

@@ -38,7 +38,10 @@ def ask_over_ssh(config: Path, host: str, name: str, *arguments: str, within: fl
     argv = ["sudo", "-n", "python3", "-IB", "-", *arguments]
     done = ssh.run(config, host, argv, text=source(name), within=within)
     if done.returncode:
-        raise VerifyError(f"the probe {name} ended with {done.returncode} on {host}: {last_line(done.stderr)}")
+        raise VerifyError(
+            f"the probe {name} ended with {done.returncode} on {host}: {last_line(done.stderr)}",
+            hint=ssh.STILL_THERE if done.returncode == ssh.NO_ANSWER else "",
+        )
     return json.loads(done.stdout)
 
 

@@ -15,6 +15,10 @@ from splitbake.errors import ToolError
 CONNECT = 5
 CONNECT_BY_TUNNEL = 30
 PORT = 22
+#: The exit status of ssh itself: the machine was not reached, or gave no answer.
+NO_ANSWER = 255
+#: What to ask where a machine that answered before does so no more.
+STILL_THERE = "is the machine still there?"
 #: Seconds between two looks at whether an answer is still wanted.
 _PAUSE = 0.5
 
@@ -86,7 +90,7 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` on ``host`` with ``text`` on its standard input, and return what it said.
 
-    255 is its exit status where the machine gave no answer in ``within`` seconds, or until ``over`` was set.
+    ``NO_ANSWER`` is its exit status where the machine gave none in ``within`` seconds, or until ``over`` was set.
 
     Raises:
         ToolError: there is no ssh here.
@@ -114,6 +118,6 @@ def _ssh(arguments: Sequence[str], text: str, within: float, over: threading.Eve
                 except subprocess.TimeoutExpired:
                     text = ""  # it is on its way: a second call must not bring it again
                     if over.is_set() or time.monotonic() > deadline:
-                        return subprocess.CompletedProcess(argv, 255, "", "ssh gave no answer")
+                        return subprocess.CompletedProcess(argv, NO_ANSWER, "", "ssh gave no answer")
         finally:
             process.kill()

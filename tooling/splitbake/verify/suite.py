@@ -19,6 +19,7 @@ from splitbake import files
 from splitbake.artifact import Artifact, Check, Report, now
 from splitbake.errors import VerifyError
 from splitbake.ui import Say
+from splitbake.verify import ssh
 from splitbake.verify.plugin import EXPECTED, STREAM
 
 _CHECKS = Path(__file__).parent / "checks"
@@ -171,13 +172,11 @@ def _insist(status: int, finished: _Finished, output: str) -> None:
     """Raise unless the run is a verdict."""
     if finished.broken:
         first = finished.broken[0]
-        raise VerifyError(
-            f"the check {first.name!r} could not be made: {first.saw}", hint="is the machine still there?"
-        )
+        raise VerifyError(f"the check {first.name!r} could not be made: {first.saw}", hint=ssh.STILL_THERE)
     if status < 0:
         raise VerifyError(
             f"the checks were ended after {len(finished.checks)}: the next one gave no answer in time",
-            hint="is the machine still there?",
+            hint=ssh.STILL_THERE,
         )
     if status not in _VERDICTS:
         tail = "\n".join(f"  {line}" for line in output.splitlines()[-_TAIL:])
