@@ -143,7 +143,8 @@ class Containers:
         except docker.errors.APIError as problem:
             raise JobFailedError(f"CannotStartContainerError: {problem.explanation}") from problem
 
-    def follow(self, container: Any) -> Iterator[list[tuple[int, str]]]:
+    @staticmethod
+    def follow(container: Any) -> Iterator[list[tuple[int, str]]]:
         """Yield the lines of a container as they come, each with its time (ms since 1970), until it ends."""
         rest = b""
         for chunk in container.logs(stream=True, follow=True, timestamps=True):
@@ -159,7 +160,8 @@ class Containers:
         killed = container.attrs["State"]["OOMKilled"]
         return exit_code, "OutOfMemoryError: Container killed due to memory usage" if killed else ""
 
-    def kill(self, container: Any) -> None:
+    @staticmethod
+    def kill(container: Any) -> None:
         """Kill a container; one that ended by itself meanwhile is fine."""
         import docker
 

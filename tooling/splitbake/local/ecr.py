@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from base64 import b64encode
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from typing import Any
+from urllib.error import HTTPError
 
+from moto.core.exceptions import JsonRESTError
 from moto.core.responses import ActionResult
 from moto.ecr.exceptions import RepositoryNotFoundException
 from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
@@ -24,6 +28,7 @@ def install(registry: Registry, cloud: Cloud) -> None:
     for name in ("describe_images", "list_images", "batch_get_image"):
         around(ECRBackend, name, images.refreshed)
     around(ECRBackend, "batch_delete_image", images.delete)
+    around(ECRBackend, "put_image", images.put)
     around(ECRResponse, "describe_images", by_status)
     around(ECRResponse, "get_authorization_token", images.token)
     ECRResponse.update_image_storage_class = store  # type: ignore[attr-defined]
@@ -124,6 +129,41 @@ class Images:
             for tag in tags - now[digest]:
                 self._untagged[self._path(repository), tag] = digest
         return result
+
+    def put(
+        self,
+        proceed: Hook,
+        backend: Any,
+        repository_name: str,
+        image_manifest: str,
+        image_tag: str,
+        image_manifest_mediatype: str | None = None,
+        digest: str | None = None,
+    ) -> Any:
+        """PutImage: the manifest goes into the registry under its tag, byte for byte; moto judges immutable tags.
+
+        moto makes up digests of its own, and takes a manifest whose layers are nowhere.
+        """
+        repository = backend.repositories.get(repository_name)
+        if repository is None:
+            raise RepositoryNotFoundException(repository_name, backend.account_id)
+        self._refresh(repository, [])
+        real = f"sha256:{sha256(image_manifest.encode()).hexdigest()}"
+        if digest not in (None, real):
+            raise _refusal("ImageDigestDoesNotMatchException", f"The digest of the image is {real}")
+        kind = image_manifest_mediatype or json.loads(image_manifest).get("mediaType", "")
+        for image in repository.images:  # of one with another digest moto would make a copy
+            if image.image_digest == real:
+                image.image_manifest = image_manifest
+        proceed(repository_name, image_manifest, image_tag, kind, real)
+        path = self._path(repository)
+        try:
+            self._registry.put(path, image_tag, image_manifest, kind)
+        except HTTPError as problem:
+            raise _refusal("LayersNotFoundException", f"The registry refused it: {problem}") from problem
+        self._untagged.pop((path, image_tag), None)
+        self._refresh(repository, [real])
+        return next(image for image in repository.images if image.image_digest == real)
 
     def _drop(self, repository: Any, digest: str) -> None:
         """Remove a manifest with all its tags, the lost ones too: whoever pushes it again sees it again."""

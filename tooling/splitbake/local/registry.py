@@ -149,6 +149,14 @@ class Registry:
         size = sum(part["size"] for part in parts) + parsed.get("config", {}).get("size", 0)
         return Manifest(headers["Docker-Content-Digest"], headers["Content-Type"], body.decode(), size)
 
+    def put(self, repository: str, tag: str, text: str, media_type: str) -> None:
+        """Give ``tag`` to a manifest whose blobs the repository has.
+
+        Raises:
+            HTTPError: the registry refused it, for example as a blob is missing.
+        """
+        self._call("PUT", f"/v2/{repository}/manifests/{tag}", (text.encode(), media_type))
+
     def delete(self, repository: str, digest: str) -> None:
         """Remove the manifest ``digest`` with all its tags; one that is gone already is fine."""
         try:
@@ -173,12 +181,17 @@ class Registry:
         finally:
             client.images.remove(f"{name}:{tag}")
 
-    def _call(self, method: str, path: str) -> tuple[Any, bytes]:
+    def _call(self, method: str, path: str, body: tuple[bytes, str] | None = None) -> tuple[Any, bytes]:
         login = b64encode(f"{USER}:{self.password}".encode()).decode()
         request = urllib.request.Request(
             f"http://{self.address}{path}",
             method=method,
-            headers={"Authorization": f"Basic {login}", "Accept": ", ".join(_MANIFESTS)},
+            data=body[0] if body else None,
+            headers={
+                "Authorization": f"Basic {login}",
+                "Accept": ", ".join(_MANIFESTS),
+                **({"Content-Type": body[1]} if body else {}),
+            },
         )
         direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with direct.open(request, timeout=30) as answer:

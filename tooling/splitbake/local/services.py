@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from splitbake.local import batch, ec2, ecr, engine, jobs, ssm
+from splitbake.local import batch, codebuild, ec2, ecr, engine, jobs, ssm
 from splitbake.local.containers import Containers
 from splitbake.local.disks import Disks
 from splitbake.local.hosts import Hosts
@@ -20,3 +20,4 @@ def install(cloud: Cloud) -> None:
     jobs.install(batch.install(amis, volumes, hosts), Containers(cloud, client, hosts))
     ecr.install(registry, cloud)
     ssm.install()
+    codebuild.install(cloud, client)
