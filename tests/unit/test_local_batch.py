@@ -98,3 +98,12 @@ def test_every_job_is_kept_from_aws_itself_and_only_a_role_gives_a_key(role, tmp
     assert told["AWS_ENDPOINT_URL"] == cloud.endpoint
     assert told["AWS_EC2_METADATA_DISABLED"] == "true"
     assert ("AWS_SECRET_ACCESS_KEY" in told, "AWS_ACCESS_KEY_ID" in told) == (bool(role), bool(role))
+
+
+def test_a_line_that_docker_parted_is_whole_again():
+    stamp = b"2026-01-02T03:04:05.%03d000000Z "
+    parts = [stamp % 1 + b"short\n", stamp % 2 + b"a" * 3, stamp % 3 + b"b" * 3, stamp % 4 + b"c\r\n", stamp % 5 + b"end"]
+    container = SimpleNamespace(logs=lambda **_: iter(parts))
+    found = [line for lines in Containers.follow(container) for line in lines]
+    assert [text for _, text in found] == ["short", "aaabbbc", "end"]
+    assert [moment % 1000 for moment, _ in found] == [1, 2, 5]

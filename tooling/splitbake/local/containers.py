@@ -146,12 +146,16 @@ class Containers:
     @staticmethod
     def follow(container: Any) -> Iterator[list[tuple[int, str]]]:
         """Yield the lines of a container as they come, each with its time (ms since 1970), until it ends."""
-        rest = b""
-        for chunk in container.logs(stream=True, follow=True, timestamps=True):
-            *lines, rest = (rest + chunk).split(b"\n")
-            yield [_line(line) for line in lines]
-        if rest:
-            yield [_line(rest)]
+        moment, line = 0, b""
+        for part in container.logs(stream=True, follow=True, timestamps=True):
+            stamp, _, text = part.partition(b" ")  # Docker parts lines over 16 KiB, and stamps each part
+            moment = moment if line else _milliseconds(stamp.decode())
+            line += text
+            if line.endswith(b"\n"):
+                yield [(moment, _text(line))]
+                line = b""
+        if line:
+            yield [(moment, _text(line))]
 
     def outcome(self, container: Any) -> tuple[int, str]:
         """Wait for the end of a container; return its exit code and, where memory killed it, that reason."""
@@ -290,8 +294,10 @@ def _pairs(source: dict[str, Any]) -> dict[str, str]:
     return {one["name"]: one.get("value", "") for one in source.get("environment", [])}
 
 
-def _line(line: bytes) -> tuple[int, str]:
-    """Split Docker's time stamp (nanoseconds) from a line of output."""
-    stamp, _, text = line.decode(errors="replace").partition(" ")
-    moment = datetime.fromisoformat(re.sub(r"\.(\d{6})\d*Z$", r".\1+00:00", stamp))
-    return int(moment.timestamp() * 1000), text.rstrip("\r")
+def _milliseconds(stamp: str) -> int:
+    """Read a time stamp of Docker, which has nanoseconds."""
+    return int(datetime.fromisoformat(re.sub(r"\.(\d{6})\d*Z$", r".\1+00:00", stamp)).timestamp() * 1000)
+
+
+def _text(line: bytes) -> str:
+    return line.decode(errors="replace").rstrip("\r\n")
