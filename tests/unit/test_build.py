@@ -306,22 +306,14 @@ def test_files_that_change_while_another_build_is_waited_for(small, cloud, made)
     assert made == []
 
 
-def test_files_that_change_when_the_image_is_built(small, cloud, monkeypatch):
-    """The builder gets what is collected anew; under this fingerprint it would be taken for what was compared."""
-
-    class Builder:
-        def health(self) -> None:
-            (small.root / "app/run.py").write_text("print(1)\n")
-            (small.root / "app/lib/deep/er.py").unlink()
-
-        def build(self, *_: object) -> int:
-            pytest.fail("other files are built")
-
-    load = registry.load
-    monkeypatch.setattr(registry, "load", lambda kind, name: Builder if name == "docker" else load(kind, name))
+def test_files_that_change_when_the_image_is_built(small, cloud):
+    """What goes into the image is collected anew; under this fingerprint it would be taken for what was compared."""
+    before = fingerprint.inputs(small.project, "image")
+    (small.root / "app/run.py").write_text("print(1)\n")
+    (small.root / "app/lib/deep/er.py").unlink()
     told = r"changed when the build of the image began: (?=.*file run\.py changed).*file lib/deep/er\.py removed"
     with pytest.raises(BuildError, match=told):
-        built(small, cloud, "image")
+        image.build(small.project, cloud, before, say=silent)
     assert boto3.client("ecr", region_name="eu-west-1").describe_repositories()["repositories"] == []
 
 

@@ -236,7 +236,7 @@ def test_inputs_that_nobody_wrote_down_are_not_known(catalog):
 def test_inputs_of_another_scheme_are_not_known(catalog, store):
     catalog.keep_inputs(INPUTS)
     (key,) = store.keys("inputs/")
-    store.put(key, b'{"scheme": "splitbake-fingerprint-3", "all": "different"}')
+    store.put(key, b'{"scheme": "splitbake-fingerprint-4", "all": "different"}')
     assert catalog.inputs("image", INPUTS.fingerprint) is None
 
 

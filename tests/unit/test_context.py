@@ -6,6 +6,7 @@ import gc
 import hashlib
 import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
@@ -15,10 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitbake import context, patterns
-from splitbake.bake import staging
 from splitbake.errors import BuildError
 from splitbake.lock import LockedFile
-from splitbake.manifest import Image
+from splitbake.manifest.image import Image
 
 
 @pytest.fixture
@@ -128,6 +128,36 @@ def test_a_very_large_file_is_refused_unread(project):
         file.truncate(context.LARGEST_FILE + 1)
     with pytest.raises(BuildError, match=r"big\.bin has 100\.0 MB"):
         context.collect(made)
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "message"),
+    [
+        ("lib/.env", {}, "likely to hold secrets"),
+        ("lib/a.onnx", {}, "look like models"),
+        ("lib/a.txt", {"budget": "3 B"}, r"the files for the image have 4 B, more than image\.budget \(3 B\)"),
+    ],
+)
+def test_what_names_and_sizes_tell_is_refused_unread(project, monkeypatch, path, more, message):
+    made = project({"run.py": "1", path: "123"}, ["run.py", "lib/"], **more)
+    monkeypatch.setattr(context.digests, "read", lambda *_, **__: pytest.fail("a file is read"))
+    with pytest.raises(BuildError, match=message):
+        context.collect(made)
+
+
+def test_a_model_that_is_named_itself_may_travel(project):
+    assert paths(project({"lib/a.onnx": "1", "lib/b.py": "2"}, ["lib/", "lib/a.onnx"])) == ["lib/a.onnx", "lib/b.py"]
+
+
+def test_what_git_ignores_stays_behind_where_that_is_asked_for(project):
+    files = {".gitignore": "*.log\n", "lib/a.py": "a", "lib/.env": "x", "lib/.gitignore": ".env\n", "lib/a.log": "l"}
+    made = project(files, ["lib/"], gitignore=True)
+    subprocess.run(["git", "init", "--quiet", made.root], check=True)
+    assert paths(made) == ["lib/.gitignore", "lib/a.py"]
+    with pytest.raises(BuildError, match=r"takes no file below .*: lib/\*\.log"):
+        context.collect(project({}, ["lib/*.log"], gitignore=True))
+    with pytest.raises(BuildError, match=r"lib/\.env"):
+        context.collect(project({}, ["lib/"]))
 
 
 def test_links(project, tmp_path_factory):
@@ -276,52 +306,6 @@ def test_a_pipe_is_refused_and_never_opened(project):
     os.mkfifo(made.root / "lib/pipe")
     with pytest.raises(BuildError, match="no regular file"):
         context.collect(made)
-
-
-@pytest.mark.parametrize(
-    ("files", "include", "more"),
-    [
-        ({"lib/a.py": ""}, ["lib"], {}),
-        ({"x.py/a.txt": ""}, ["*.py"], {}),
-        ({"app/a.py": "", "app/r.txt": ""}, ["app/**/*.py"], {"requirements": "app/r.txt"}),
-        ({"it's.py": "", "it-s.py": ""}, ["it's.py", "it-s.py/"], {}),
-    ],
-)
-def test_what_copy_could_not_take_exactly_is_refused(project, files, include, more):
-    with pytest.raises(BuildError, match=r"image\.include"):
-        context.collect(project(files, include, **more))
-
-
-def test_staging_copies_exactly_the_entries_with_fixed_modes_and_times(project, tmp_path_factory):
-    made = project(TREE, ["lib/", "run.py"], exclude=["**/*.csv"])
-    stages = []
-    for _ in range(2):
-        stages.append(staging.stage(made, context.collect(made), tmp_path_factory.mktemp("stage")))
-        (made.root / "run.py").chmod(0o640)
-    assert stages[0].name == stages[1].name
-    found = [
-        {str(p.relative_to(stage)): (p.stat().st_mode, p.stat().st_mtime) for p in [stage, *stage.rglob("*")]}
-        for stage in stages
-    ]
-    assert found[0] == found[1]
-    assert {path for path in found[0] if path.endswith(".py")} == {"lib/a.py", "lib/deep/b.py", "run.py"}
-
-
-def test_another_content_is_staged_under_another_name(project, tmp_path):
-    made = project({"run.py": "one"}, ["run.py"])
-    first = staging.stage(made, context.collect(made), tmp_path)
-    (made.root / "run.py").write_text("two")
-    second = staging.stage(made, context.collect(made), tmp_path)
-    assert first.name != second.name
-    assert [(folder / "run.py").read_text() for folder in (first, second)] == ["one", "two"]
-
-
-def test_a_file_that_changes_during_the_build_is_noticed(project, tmp_path_factory):
-    made = project({"run.py": "one"}, ["run.py"])
-    entries = context.collect(made)
-    (made.root / "run.py").write_text("two")
-    with pytest.raises(BuildError, match="changed during the build"):
-        staging.stage(made, entries, tmp_path_factory.mktemp("stage"))
 
 
 # What may happen to a file between two scans; each takes its path and a byte, and none changes its size.

@@ -13,7 +13,8 @@ from splitbake import contract
 from splitbake.contract import Need, Offer
 from splitbake.errors import BuildError
 from splitbake.lock import Lock, LockedFile, LockedModels
-from splitbake.manifest import Image, Manifest
+from splitbake.manifest import Manifest
+from splitbake.manifest.image import Image
 
 SHA256 = "0" * 64
 

@@ -9,17 +9,20 @@ from typing import Any
 import pytest
 
 from splitbake.bake.docker import DockerBuilder
-from splitbake.bake.image import Order
+from splitbake.bake.builders import Made, Order
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError
 from splitbake.ui import silent
 
+DIGEST = "sha256:" + "a" * 64
 #: A client of Docker: it writes down what it is asked for, and does what $ACT says.
 DOCKER = """\
 #!/bin/sh
 case "$*" in
 *"buildx inspect"*) echo "Platforms: linux/amd64" ;;
 *"image inspect"*) echo '[{"Id": "sha256:1", "Size": 42}]' ;;
+*"image push"*) printf '%s\\n' "$@" >"$ASKED.push"; eval "$PUSH" ;;
+*history*|*" run "*|"run "*) echo "10	what" ;;
 *) printf '%s\\n' "$@" >"$ASKED"; eval "$ACT" ;;
 esac
 """
@@ -38,20 +41,23 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("ASKED", str(tmp_path / "asked"))
     monkeypatch.setenv("ACT", "")
+    monkeypatch.setenv("PUSH", f"echo 'tag: digest: {DIGEST} size: 1'")
     return tmp_path / "asked"
 
 
 def order(folder: Path, **more: Any) -> Order:
     values: dict[str, Any] = {
         "context": folder / "context",
-        "dockerfile": folder / "Dockerfile",
         "platform": "linux/amd64",
         "repository": "registry.example/app",
         "tag": "tag",
-        "arguments": {"FINGERPRINT": "sha256:1", "REVISION": "a b"},
-        "ca": None,
+        "arguments": {"REGISTRY": "registry.example", "A": "a b"},
+        "secrets": {},
         "network": None,
         "credentials": Credentials("registry.example", "c2VjcmV0"),
+        "budget": 100,
+        "project": None,
+        "cloud": None,
         "log": folder / "image.log",
     }
     return Order(**{**values, **more})
@@ -60,9 +66,10 @@ def order(folder: Path, **more: Any) -> Order:
 def test_a_build_is_asked_for_with_plain_progress(tmp_path, asked, monkeypatch):
     monkeypatch.setenv("ACT", "echo '#1 one' >&2; echo '#2 two' >&2")
     said: list[str] = []
-    assert DockerBuilder().build(order(tmp_path), said.append) == 42
-    assert said == ["#1 one", "#2 two"]
-    assert (tmp_path / "image.log").read_text() == "#1 one\n#2 two\n"
+    made = DockerBuilder().make(order(tmp_path), said.append)
+    assert made == Made(DIGEST, 42, ("10 B  layer what", "10 B  distribution what"))
+    assert said[:2] == ["#1 one", "#2 two"]
+    assert (tmp_path / "image.log").read_text().startswith("#1 one\n#2 two\n")
     client, config, *arguments = asked.read_text().splitlines()
     assert (client, config.startswith("/")) == ("--config", True)
     assert arguments == [
@@ -72,53 +79,68 @@ def test_a_build_is_asked_for_with_plain_progress(tmp_path, asked, monkeypatch):
         "--provenance=false",
         "--progress=plain",
         "--platform=linux/amd64",
-        f"--file={tmp_path}/Dockerfile",
+        f"--file={tmp_path}/context/Dockerfile",
         "--tag=registry.example/app:tag",
-        "--build-arg=FINGERPRINT=sha256:1",
-        "--build-arg=REVISION=a b",
+        "--build-arg=REGISTRY=registry.example",
+        "--build-arg=A=a b",
         f"{tmp_path}/context",
     ]
 
 
-def test_a_build_on_the_machines_own_network_with_a_ca_is_asked_for_so(tmp_path, asked):
-    DockerBuilder().build(order(tmp_path, network="host", ca=tmp_path / "ca.pem"), silent)
-    arguments = asked.read_text().splitlines()
-    assert {f"--secret=id=ca,src={tmp_path}/ca.pem", "--network=host", "--allow=network.host"} <= {*arguments}
+def test_a_build_on_the_machines_own_network_is_asked_for_so(tmp_path, asked):
+    DockerBuilder().make(order(tmp_path, network="host"), silent)
+    assert {"--network=host", "--allow=network.host"} <= {*asked.read_text().splitlines()}
+
+
+def test_a_secret_is_a_private_file_that_goes_with_the_build(tmp_path, asked, monkeypatch):
+    monkeypatch.setenv("ACT", 'for each in "$@"; do case $each in --secret=*) f=${each#*src=}; stat -c %a "$f"; cat "$f"; esac; done >"$ASKED.secret"')
+    DockerBuilder().make(order(tmp_path, secrets={"INDEX": "https://me:secret@x"}), silent)
+    assert Path(f"{asked}.secret").read_text() == "600\nhttps://me:secret@x"
+    (option,) = [each for each in asked.read_text().splitlines() if each.startswith("--secret=id=INDEX,src=")]
+    assert not Path(option.partition("src=")[2]).exists()
+    assert "me:secret" not in asked.read_text()
+    assert "me:secret" not in repr(order(tmp_path, secrets={"INDEX": "https://me:secret@x"}))
+
+
+def test_an_image_that_breaks_its_budget_is_not_pushed(tmp_path, asked):
+    with pytest.raises(BuildError, match="42 B uncompressed, 2 B over image.budget") as caught:
+        DockerBuilder().make(order(tmp_path, budget=40), silent)
+    assert "10 B  distribution what" in caught.value.message
+    assert not Path(f"{asked}.push").exists()
 
 
 def test_a_build_that_fails_says_why(tmp_path, asked, monkeypatch):
     monkeypatch.setenv("ACT", "for n in $(seq 20); do echo \"#$n step\" >&2; done; echo 'ERROR: no luck' >&2; exit 17")
     with pytest.raises(BuildError) as caught:
-        DockerBuilder().build(order(tmp_path), silent)
+        DockerBuilder().make(order(tmp_path), silent)
     lines = caught.value.message.splitlines()
     assert (lines[0], lines[-1], len(lines)) == (
         "could not build registry.example/app:tag: #10 step",
         "ERROR: no luck",
         12,
     )
-    assert "FINGERPRINT" not in caught.value.message
+    assert "a b" not in caught.value.message
     assert f"everything is in {tmp_path}/image.log" in caught.value.hint
 
 
-def test_a_push_tells_its_digest(tmp_path, asked, monkeypatch):
-    digest = "sha256:" + "a" * 64
-    monkeypatch.setenv("ACT", f"echo 'tag: digest: {digest} size: 1'")
-    assert DockerBuilder().push(order(tmp_path), silent) == digest
-    assert asked.read_text().splitlines()[-3:] == ["image", "push", "registry.example/app:tag"]
-    monkeypatch.setenv("ACT", "echo 'denied: not you' >&2; exit 1")
+def test_a_push_that_is_refused_is_told(tmp_path, asked, monkeypatch):
+    monkeypatch.setenv("PUSH", "echo 'denied: not you' >&2; exit 1")
     with pytest.raises(BuildError, match=r"could not push registry\.example/app:tag: denied: not you"):
-        DockerBuilder().push(order(tmp_path), silent)
+        DockerBuilder().make(order(tmp_path), silent)
+    monkeypatch.setenv("PUSH", "true")
+    with pytest.raises(BuildError, match="Docker told no digest of it"):
+        DockerBuilder().make(order(tmp_path), silent)
 
 
-@pytest.mark.parametrize("work", ["build", "push"])
+@pytest.mark.parametrize("work", ["ACT", "PUSH"])
 def test_an_interrupt_ends_the_client_and_its_plugin(tmp_path, asked, monkeypatch, work):
     """SIGTERM, as from a cancelled CI job, comes to splitbake alone."""
-    monkeypatch.setenv("ACT", BUILDS)
+    monkeypatch.setenv(work, BUILDS)
 
     def interrupt(_line: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        getattr(DockerBuilder(), work)(order(tmp_path), interrupt)
+        DockerBuilder().make(order(tmp_path), interrupt)
     with pytest.raises(ProcessLookupError):
         os.kill(int(Path(f"{asked}.pid").read_text()), 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from splitbake import fingerprint, generate
+from splitbake.contract import needed_paths
 from splitbake.errors import BuildError
 from splitbake.generate import packer
 from splitbake.inputs import TEXTS
@@ -325,6 +327,17 @@ def test_the_inputs_of_the_image(small):
         "contract": 1,
         "architecture": "x86_64",
         "base image": "sha256:" + "c" * 64,
+        "image.command": ["python", "run.py"],
+        "image.uid": 10001,
+        "image.workdir": "/app",
+        "labels": {
+            "org.opencontainers.image.base.digest": "sha256:" + "c" * 64,
+            "org.opencontainers.image.base.name": "docker.io/library/python:3.11-slim",
+            "org.opencontainers.image.title": small.project.manifest.project,
+            "splitbake.contract": "1",
+            "splitbake.needs": json.dumps(needed_paths(small.project.manifest.image)),
+        },
+        "layers": ["splitbake-layer-1", "lib/", "run.py"],
     }
     texts = generate.render(small.project, "latest")
     assert found.files == {
@@ -334,6 +347,7 @@ def test_the_inputs_of_the_image(small):
         "file/run.py": f"755 {digest('print()' + chr(10))}",
         "script/dockerfiles/entry.sh": digest(texts["dockerfiles/entry.sh"]),
         "script/dockerfiles/needs": digest(texts["dockerfiles/needs"]),
+        "script/dockerfiles/uv.txt": digest(texts["dockerfiles/uv.txt"]),
     }
 
 

@@ -53,8 +53,8 @@ def test_other_line_ends_are_a_difference(project: Project) -> None:
 
 def test_a_file_that_is_no_text_is_a_difference(project: Project) -> None:
     generate.write(project, "1.6")
-    (project.root / "dockerfiles/Dockerfile.dockerignore").write_bytes(b"\xff\xfe\n")
-    assert changed(project) == ["dockerfiles/Dockerfile.dockerignore"]
+    (project.root / "dockerfiles/needs").write_bytes(b"\xff\xfe\n")
+    assert changed(project) == ["dockerfiles/needs"]
 
 
 def test_what_is_generated_no_longer_goes(project: Project) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from splitbake import dockercli
-from splitbake.bake import image
+from splitbake.bake import dependencies
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
 from splitbake.sources.base_image import BaseImage, parse
@@ -112,17 +112,17 @@ def test_failures_of_docker_in_our_words(said, kind, hint):
 
 
 def test_the_ca_bundle_and_the_network_come_from_the_environment(tmp_path, monkeypatch):
-    for name in (*image.CA_VARIABLES, image.NETWORK_VARIABLE):
+    for name in (*dependencies.CA_VARIABLES, dependencies.NETWORK_VARIABLE):
         monkeypatch.delenv(name, raising=False)
-    assert (image._ca(), image._network()) == (None, None)
+    assert (dependencies._ca(), dependencies._network()) == (None, None)
     bundle = tmp_path / "ca.pem"
     monkeypatch.setenv("SSL_CERT_FILE", str(bundle))
     with pytest.raises(ToolError, match=r"SSL_CERT_FILE names .*ca\.pem"):
-        image._ca()
-    bundle.touch()
-    assert image._ca() == bundle
-    monkeypatch.setenv(image.NETWORK_VARIABLE, "bridge")
+        dependencies._ca()
+    bundle.write_text("CA")
+    assert dependencies._ca() == "CA"
+    monkeypatch.setenv(dependencies.NETWORK_VARIABLE, "bridge")
     with pytest.raises(ToolError, match="'bridge'"):
-        image._network()
-    monkeypatch.setenv(image.NETWORK_VARIABLE, "host")
-    assert image._network() == "host"
+        dependencies._network()
+    monkeypatch.setenv(dependencies.NETWORK_VARIABLE, "host")
+    assert dependencies._network() == "host"

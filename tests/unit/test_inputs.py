@@ -24,10 +24,10 @@ GOLDEN = Inputs(
 #: Written by hand; its digest comes from sha256sum.
 GOLDEN_TEXT = (
     r'{"files":{"file/lib/run.py":"755 ff","file/\u00e9\n.py":"644 00"},"half":"image",'
-    r'"scheme":"splitbake-fingerprint-2",'
+    r'"scheme":"splitbake-fingerprint-3",'
     r'"values":{"Dockerfile":["FROM base","CMD [\"gr\u00fc\u00dfe\"]"],"contract":1}}'
 )
-GOLDEN_DIGEST = "sha256:9a8f90dc80a630e587ec2dd270117beb207b5d7df5127ede0625e94edaf1fa70"
+GOLDEN_DIGEST = "sha256:1fcbd1e82ca280c3fa7fd5ca580ad6b37869f3b191481052028bf8c1199377b6"
 
 JQ = ["jq", "--compact-output", "--sort-keys", "--ascii-output", "--join-output"]
 
@@ -99,7 +99,7 @@ def test_the_halves_never_share_a_fingerprint():
 
 
 def test_inputs_of_another_scheme_are_not_compared():
-    body = json.loads(GOLDEN.text) | {"scheme": "splitbake-fingerprint-3", "files": ["in another form"]}
+    body = json.loads(GOLDEN.text) | {"scheme": "splitbake-fingerprint-4", "files": ["in another form"]}
     assert Inputs.from_text(json.dumps(body).encode()) is None
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import shutil
+import subprocess
 import types
 import typing
 from collections.abc import Callable, Iterator
@@ -58,6 +59,20 @@ def shared(manifest: dict[str, Any]) -> None:
     manifest["ami"].update(share=["210987654321"])
 
 
+def codebuild(**values: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda manifest: manifest["image"].update(codebuild={"role": "builds", **values})
+
+
+def in_vpc(**values: Any) -> Callable[[dict[str, Any]], None]:
+    vpc = {"id": "vpc-0a1b2c3d", "subnets": ["subnet-0a1b2c3d"], "security_groups": ["sg-0a1b2c3d"], **values}
+    return codebuild(vpc=vpc)
+
+
+def with_secret(manifest: dict[str, Any]) -> None:
+    codebuild(secrets={"INDEX": "team/index"})(manifest)
+    manifest["image"]["secrets"] = ["INDEX"]
+
+
 #: Key -> what its change does, and another value (or what makes the change).
 #: ``ami``, ``image``, ``both``: made anew. ``verify …``: verified anew. ``relock``: the lock is refused first.
 TABLE: dict[str, tuple[str, Any]] = {
@@ -103,6 +118,22 @@ TABLE: dict[str, tuple[str, Any]] = {
     "ami.deprecate": ("nothing", "180 days"),
     "image.base": ("relock", "python:3.12-slim"),
     "image.builder": ("nothing", "podman"),
+    "image.installer": ("image", "pip"),
+    "image.secrets": ("image", ["INDEX"]),
+    "image.codebuild.role": ("nothing", codebuild()),
+    "image.codebuild.bucket": ("nothing", codebuild(bucket="builds")),
+    "image.codebuild.compute": ("nothing", codebuild(compute="BUILD_GENERAL1_LARGE")),
+    "image.codebuild.image": ("nothing", codebuild(image="aws/codebuild/standard:7.0")),
+    "image.codebuild.timeout": ("nothing", codebuild(timeout="2 h")),
+    "image.codebuild.vpc.id": ("nothing", in_vpc()),
+    "image.codebuild.vpc.subnets": ("nothing", in_vpc(subnets=["subnet-0a1b2c3e"])),
+    "image.codebuild.vpc.security_groups": ("nothing", in_vpc(security_groups=["sg-0a1b2c3e"])),
+    "image.codebuild.secrets": ("image", with_secret),
+    "image.ecr.immutable": ("nothing", True),
+    "image.ecr.scan": ("nothing", True),
+    "image.ecr.keep": ("nothing", 30),
+    "image.gitignore": ("nothing", True),
+    "image.order": ("relock", "auto"),
     "image.context": ("nothing", "same"),  # another folder with the same files
     "image.include": ("image", ["lib/", "run.py", "notes.txt"]),
     "image.exclude": ("image", ["lib/deep/"]),
@@ -114,6 +145,7 @@ TABLE: dict[str, tuple[str, Any]] = {
     "image.uid": ("image", 1234),
     "image.repository": ("nothing", "people"),  # it is looked for there, and so built: test_plan.py
     "image.budget": ("verify image", "1 GB"),
+    "image.compressed_budget": ("verify image", "1 GB"),
     "verify.instance_type": ("verify ami", "g5.xlarge"),
     "verify.instances": ("verify ami", 3),
     "verify.gpu": ("verify ami", True),
@@ -173,6 +205,7 @@ LEAVES = sorted(set(leaves(Manifest, "")))
 @pytest.fixture
 def whole(small):
     """A project in which every key has a place to stand."""
+    subprocess.run(["git", "init", "--quiet", small.root], check=True)
     shutil.copytree(small.root / "app", small.root / "same")
     shutil.copy(small.root / "app/requirements.txt", small.root / "app/pinned.txt")
     small.manifest["environments"]["dev"] |= copy.deepcopy({"release": RELEASE, "smoke": SMOKE})

@@ -248,7 +248,7 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
         (
             "  budget: 500 MB",
             "  budget: 500 MB\n  builder: dokcer",
-            "18:12: expected one of docker, found 'dokcer'; did you mean 'docker'?",
+            "18:12: expected one of docker, podman, codebuild, found 'dokcer'; did you mean 'docker'?",
         ),
         (
             "team/processor",

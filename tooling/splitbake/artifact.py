@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -42,6 +42,39 @@ class Artifact(Spec):
     def uri(self) -> str:
         """How others name it: the AMI id, or ``repository@digest``."""
         return self.id if self.half == "ami" else f"{self.location}@{self.id}"
+
+
+class Weight(Spec):
+    """What something of an image takes."""
+
+    kind: Literal["layer", "distribution", "file"]
+    size: int = Field(description="bytes")
+    name: Text
+
+
+class Dependencies(Spec):
+    """The image below code images: base and installed requirements."""
+
+    key: Text = Field(description="digest of everything that it was made from")
+    digest: Text = Field(description="sha256:… of its manifest")
+    location: Text = Field(description="repository URI")
+    size: int = Field(description="bytes uncompressed")
+    heaviest: tuple[Weight, ...] = Field(default=(), strict=False, description="what takes most of it")
+    created: Text = Field(description="ISO 8601, UTC")
+
+
+Format = Literal["cyclonedx", "spdx"]
+
+
+class Sbom(Spec):
+    """The bill of materials of some layers of an image: the packages that they hold."""
+
+    key: Text = Field(description="digest of the layers' diff ids")
+    layers: tuple[Text, ...] = Field(strict=False, description="their diff ids, from the lowest")
+    tool: Text = Field(description="what has read them, with its version")
+    created: Text = Field(description="ISO 8601, UTC")
+    packages: int
+    documents: dict[Format, dict[str, Any]] = Field(description="format -> the document that the tool wrote")
 
 
 class Check(Spec):

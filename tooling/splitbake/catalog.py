@@ -5,19 +5,26 @@ A record is found by what it is about, so a runner with nothing on its disk know
 - ``artifacts/<account>/<region>/<half>/<fingerprint>.json``: the artifact that was made from these inputs;
 - ``reports/<account>/<region>/<half>/<artifact>.json``: what the latest verification of this very artifact found;
 - ``inventories/<account>/<region>/<ami>.json``: what is on an instance of it: packages, versions, models, sizes;
+- ``dependencies/<account>/<region>/<key>.json``: the image that code images of these dependencies lie on;
+- ``sboms/<account>/<region>/<key>.json.gz``: the packages in some layers of an image;
+- ``provenance/<account>/<region>/<digest>.json``: how an image was made, the first time that it was;
 - ``runs/<account>/<region>/<half>/<work>/<time>-<chance>.json``: a line of history, never changed;
 - ``inputs/<half>/<fingerprint>.json``: what a fingerprint is the digest of, to tell later what has changed.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import secrets
+import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from splitbake.artifact import Artifact, Half, Report, Run, Work
+from splitbake.artifact import Artifact, Dependencies, Half, Report, Run, Sbom, Work
 from splitbake.errors import StateError
 from splitbake.inputs import Inputs
 from splitbake.inventory import Inventory
@@ -99,6 +106,73 @@ class Catalog:
         prefix = self.inventory_place("").removesuffix(".json")
         return [key.removeprefix(prefix).removesuffix(".json") for key in self.store.keys(prefix)]
 
+    def dependencies(self, key: str) -> Dependencies | None:
+        """Return the image of the dependencies with this key, None where none was made."""
+        place = self._dependencies(key)
+        return _read(Dependencies, place, self.store.get(place))
+
+    def keep_dependencies(self, made: Dependencies) -> None:
+        """Remember the image of dependencies; the latest of one key counts."""
+        self.store.put(self._dependencies(made.key), _text(made))
+
+    def sbom(self, key: str) -> Sbom | None:
+        """Return the bill of materials of the layers with this key, None where none was made.
+
+        That of another account tells the same: the key is a digest of what is in the layers.
+        """
+        place, stored = self._found(self.sbom_place(key))
+        try:
+            plain = Stored(gzip.decompress(stored.value), stored.version) if stored else None
+        except (OSError, EOFError, zlib.error) as problem:
+            raise _damaged(place, problem) from problem
+        return _read(Sbom, place, plain)
+
+    def keep_sbom(self, sbom: Sbom) -> None:
+        """Remember a bill of materials; the latest of one key counts."""
+        text = sbom.model_dump_json().encode()
+        self.store.put(self.sbom_place(sbom.key), gzip.compress(text, mtime=0))
+
+    def sbom_place(self, key: str) -> str:
+        """Return the key under which the state has the bill of materials of these layers, if it was made."""
+        return f"sboms/{self.account}/{self.region}/{_name(key)}.gz"
+
+    def keep_provenance(self, digest: str, statement: Mapping[str, Any]) -> None:
+        """Remember how the image with this digest was made; what was said first stays."""
+        text = json.dumps(statement, indent=2, ensure_ascii=False)
+        self.store.create(self.provenance_place(digest), text.encode())
+
+    def provenance(self, digest: str) -> dict[str, Any] | None:
+        """Return how the image with this digest was made, here or in the account that it was promoted from.
+
+        Raises:
+            StateError: something else stands there.
+        """
+        place, stored = self._found(self.provenance_place(digest))
+        if stored is None:
+            return None
+        try:
+            statement: dict[str, Any] = json.loads(stored.value)
+            (subject,) = statement["subject"]
+            found = f"sha256:{subject['digest']['sha256']}"
+        except (LookupError, TypeError, ValueError) as problem:
+            raise _damaged(place, problem) from problem
+        if found != digest:
+            raise _damaged(place, f"it is about {found}")
+        return statement
+
+    def provenance_place(self, digest: str) -> str:
+        """Return the key under which the state says how the image with this digest was made, if it was here."""
+        return f"provenance/{self.account}/{self.region}/{_name(digest)}"
+
+    def _found(self, place: str) -> tuple[str, Stored | None]:
+        """Return what stands under ``place``, else under its name in another account or region: key and content."""
+        if stored := self.store.get(place):
+            return place, stored
+        top, _, rest = place.partition("/")
+        name = rest.rpartition("/")[2]
+        others = [key for key in self.store.keys(f"{top}/") if key.endswith(f"/{name}")]
+        return (others[0], self.store.get(others[0])) if others else (place, None)
+
     def log(self, run: Run) -> None:
         """Write down that ``run`` was done."""
         moment = run.created.replace(":", "").replace("+0000", "Z")
@@ -133,6 +207,9 @@ class Catalog:
     def lease(self, work: Work, half: Half, fingerprint: str = "") -> str:
         """Return the name of the lease for ``work`` on these inputs; without them, what all of ``half`` begin with."""
         return f"{leases(work, self.account, self.region)}{half}/{fingerprint}"
+
+    def _dependencies(self, key: str) -> str:
+        return f"dependencies/{self.account}/{self.region}/{_name(key)}"
 
     def _runs(self, half: Half, work: Work) -> str:
         return f"runs/{self.account}/{self.region}/{half}/{work}/"

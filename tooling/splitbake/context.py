@@ -9,20 +9,23 @@ from __future__ import annotations
 import gc
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
-from splitbake import digests, patterns, requirements, units
+from splitbake import contract, digests, gitignore, patterns, requirements, travel, units
 from splitbake.errors import BuildError
-from splitbake.generate import dockerfile
-from splitbake.manifest import Image
+from splitbake.manifest.image import Image
 from splitbake.project import Project
 
 #: Bytes. No source file comes near; what does is a model, a video or an archive that lost its way.
 LARGEST_FILE = 100 * 1000**2
+
+#: What running Python leaves beside its sources, all that git knows, and the folder that is splitbake's own: none of it
+#: ever travels.
+LEFTOVERS = ("**/__pycache__/", "**/.git/", f"{contract.FOLDER}/")
 
 #: Below the project's folder: the digests of the files of the latest context.
 CACHE = f"{digests.FOLDER}/context"
@@ -69,8 +72,9 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
         cached: whether to spare reading files that provably have not changed since the last time.
 
     Raises:
-        BuildError: a pattern matches nothing, a link leaves the context, a model or another very large file would
-            travel, or COPY could not take exactly these files.
+        BuildError: a pattern matches nothing, a link leaves the context, a secret, a model or another very large file
+            would travel, all of it is more than the budget, or git cannot say what it ignores.
+        ToolError: git is to be asked and is not there.
     """
     image = project.manifest.image
     root, cache = project.root / image.context, project.root / CACHE
@@ -78,10 +82,14 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
         raise BuildError(f"image.context {root} is not a folder", hint="correct image.context in the manifest")
     search = _Search(image, root, cache.parent)
     search.run()
+    if image.gitignore:
+        search.leave_out(gitignore.ignored(root, search.paths))
     build_only = image.requirements if image.requirements not in search.paths else None
     if build_only:
         search.follow(build_only)
     paths = search.paths
+    travel.refuse_names(root, paths, image.include)
+    travel.refuse_more_than(image.budget, root, paths, (size for size, _ in digests.sizes_and_modes(search.states)))
     states, contents = _read(root, search, cache if cached else None)
     _refuse_models(project, root, paths, contents)
     entries = [
@@ -94,7 +102,6 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
     _refuse_idle_patterns(image, root, [path for path in paths if path != build_only])
     if image.requirements:
         _refuse_other_requirements(root / image.requirements)
-    _refuse_inexact_copies(image, paths, build_only)
     return entries
 
 
@@ -121,7 +128,7 @@ class _Search:
         self.targets: dict[str, str] = {}
         self._root, self._top, self._include = root, os.path.realpath(root), image.include
         self._never = os.path.relpath(os.path.realpath(own), self._top)
-        excluded = dockerfile.excluded(image)
+        excluded = (*image.exclude, *LEFTOVERS)
         self._includes_folder = patterns.naming(image.include)
         self._includes_file = patterns.naming(_of_files(image.include))
         self._excludes_folder = patterns.naming(excluded)
@@ -143,6 +150,11 @@ class _Search:
                 raise BuildError(
                     f"cannot list {self._root / folder}: {problem}", hint="check its permissions"
                 ) from problem
+
+    def leave_out(self, unwanted: Collection[str]) -> None:
+        """Forget these of what was found."""
+        kept = [index for index, path in enumerate(self.paths) if path not in unwanted]
+        self.paths, self.states = [self.paths[index] for index in kept], [self.states[index] for index in kept]
 
     def follow(self, path: str) -> None:
         """Take ``path`` as what it leads to within the context."""
@@ -186,12 +198,12 @@ def _refuse_idle_patterns(image: Image, root: Path, found: Sequence[str]) -> Non
     if idle:
         raise BuildError(
             f"image.include takes no file below {root} with: {', '.join(idle)}",
-            hint="correct or remove the pattern, or look whether image.exclude takes everything out again",
+            hint="correct or remove the pattern, or look whether image.exclude or git takes everything out again",
         )
 
 
 def _refuse_odd_names(root: Path, paths: Sequence[str]) -> None:
-    """Refuse names that no Dockerfile can spell."""
+    """Refuse names that no JSON can spell: fingerprints and records are JSON."""
     try:
         "".join([str(root), *paths]).encode()
     except UnicodeEncodeError:
@@ -262,17 +274,3 @@ def _refuse_other_requirements(file: Path) -> None:
             f"{file}:{line}: refers to another file, which does not travel into the build",
             hint="compile everything into one file: pip-compile or uv pip compile",
         )
-
-
-def _refuse_inexact_copies(image: Image, paths: Sequence[str], build_only: str | None) -> None:
-    """Make sure that the COPY instructions take each file to its place, and nothing else anywhere."""
-    for copy in dockerfile.copies(image):
-        # A folder that goes onto itself takes every file of it to its place.
-        exact = copy.source == copy.target and not patterns.is_glob(copy.source)
-        for path in filter(None, [build_only]) if exact else patterns.taken(copy.source.rstrip("/"), paths):
-            landing = copy.landing(path)
-            if landing is not None and (path == build_only or landing != path):
-                raise BuildError(
-                    f"image.include: COPY {copy.source} would put {path} at {landing} in the image",
-                    hint="end a folder's pattern with /, and include the requirements file or move it elsewhere",
-                )

@@ -18,7 +18,8 @@ from splitbake.spec import AbsolutePath, RelativePath, Sha256, Spec, Text
 
 if TYPE_CHECKING:
     from splitbake.lock import Lock
-    from splitbake.manifest import Image, Manifest
+    from splitbake.manifest import Manifest
+    from splitbake.manifest.image import Image
 
 #: Below ``models.root`` of an AMI, and at the top of a build context: reserved for splitbake.
 FOLDER: Final = ".splitbake"
@@ -208,6 +209,13 @@ def beside_ours(path: str) -> str:
     ours, theirs = PurePosixPath(IN_IMAGE), PurePosixPath(path)
     if ours.is_relative_to(theirs) or theirs.is_relative_to(ours):
         raise ValueError(f"expected a path beside {IN_IMAGE}, which is splitbake's own")
+    return path
+
+
+def beside_folder(path: str) -> str:
+    """Return ``path`` below ``models.root`` or in a build context, unless it lies in our own folder (ValueError)."""
+    if PurePosixPath(path).parts[0] == FOLDER:
+        raise ValueError(f"expected a path outside of {FOLDER}, which is splitbake's own")
     return path
 
 

@@ -16,7 +16,6 @@ from splitbake.errors import SplitbakeError, ToolError
 
 if TYPE_CHECKING:
     from python_on_whales import DockerClient
-    from python_on_whales.exceptions import DockerException
 
     from splitbake.ecr import Credentials
 
@@ -59,7 +58,14 @@ def require_buildx() -> None:
 
 @contextmanager
 def login(*credentials: Credentials) -> Iterator[DockerClient]:
-    """Yield a client that is logged in to registries, by a configuration of its own (mode 0700) that goes afterwards.
+    """Yield a client that is logged in to registries, by a configuration of its own: see ``configuration``."""
+    with configuration(*credentials) as folder:
+        yield client(folder)
+
+
+@contextmanager
+def configuration(*credentials: Credentials) -> Iterator[Path]:
+    """Yield a configuration folder of Docker (mode 0700) that lets into registries, and goes afterwards.
 
     The user's ``config.json`` is copied, never written; plugins, contexts and builders stay reachable by links. An
     empty credential helper keeps the password out of the user's keychain (docker/cli: a helper named for one
@@ -76,7 +82,7 @@ def login(*credentials: Credentials) -> Iterator[DockerClient]:
             if entry.name != "config.json":
                 (folder / entry.name).symlink_to(entry.resolve())
         files.replace(folder / "config.json", json.dumps(settings), ToolError, mode=0o600)
-        yield client(folder)
+        yield folder
 
 
 def _settings(path: Path) -> dict[str, dict[str, object]]:
@@ -114,18 +120,26 @@ def told(doing: str, kind: type[SplitbakeError] = ToolError, *, log: str = "") -
             f"could not {doing}: no Docker client is installed", hint="install it: splitbake doctor --fix"
         ) from problem
     except DockerException as problem:
-        output = tail(problem)
-        hint = hint_for(output)
-        if log:
-            hint = f"{hint or 'the last lines say why'}; everything is in {log}"
-        unreachable = "docker daemon" in output.lower()
-        raise (ToolError if unreachable else kind)(f"could not {doing}: {output}", hint=hint) from problem
+        output = problem.stderr or f"docker left with status {problem.return_code}"
+        raise failure(doing, output, kind, log=log) from problem
 
 
-def tail(problem: DockerException) -> str:
-    """Return the last lines that Docker said, empty ones left out."""
-    lines = [line.rstrip() for line in (problem.stderr or "").splitlines() if line.strip()]
-    return "\n".join(lines[-TAIL:]) or f"docker left with status {problem.return_code}"
+def failure(doing: str, output: str, kind: type[SplitbakeError], *, log: str = "") -> SplitbakeError:
+    """Return the error of a client that could not do ``doing`` and said ``output``; see ``told``.
+
+    It is a ToolError where the client found no engine.
+    """
+    output = tail(output)
+    hint = hint_for(output)
+    if log:
+        hint = f"{hint or 'the last lines say why'}; everything is in {log}"
+    return (ToolError if "docker daemon" in output.lower() else kind)(f"could not {doing}: {output}", hint=hint)
+
+
+def tail(output: str) -> str:
+    """Return the last lines of what was said, empty ones left out."""
+    lines = [line.rstrip() for line in output.splitlines() if line.strip()]
+    return "\n".join(lines[-TAIL:])
 
 
 def hint_for(output: str) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 
-from splitbake import context
+from splitbake import context, layering
 from splitbake.artifact import Half
 from splitbake.errors import BuildError
-from splitbake.generate import dockerfile, packer
+from splitbake.generate import dockerfile, labels, packer
 from splitbake.inputs import Inputs
 from splitbake.lock import Lock
 from splitbake.manifest import Manifest
@@ -39,7 +39,7 @@ def _ami(project: Project) -> Inputs:
             "models.mode": manifest.models.mode,
             **_runtime(manifest, lock),
             **({"ami.preload": list(manifest.ami.preload)} if manifest.ami.preload else {}),
-            "Packer template": _meaning(packer.recipe(manifest, lock)),
+            "Packer template": meaning(packer.recipe(manifest, lock)),
         },
         files={
             **{f"model/{file.path}": file.sha256 for file in lock.files},
@@ -67,17 +67,23 @@ def _provisions(project: Project, path: str) -> str:
 
 
 def _image(project: Project) -> Inputs:
-    """Base, Dockerfile, entry check, and every file that travels."""
+    """Base, Dockerfile, what a container starts with, and every file that travels, layer by layer."""
     manifest, lock = project.manifest, project.lock
     texts = dockerfile.render(manifest, lock)
-    beside = {path: text for path, text in texts.items() if path not in (dockerfile.DOCKERFILE, dockerfile.IGNORE_FILE)}
+    beside = {path: text for path, text in texts.items() if path != dockerfile.DOCKERFILE}
+    image = manifest.image
     return Inputs(
         "image",
         values={
             "contract": manifest.contract,
             "architecture": lock.base_ami.architecture,
             "base image": lock.base_image.digest,
-            "Dockerfile": _meaning(texts[dockerfile.DOCKERFILE]),
+            "Dockerfile": meaning(texts[dockerfile.DOCKERFILE]),
+            "image.workdir": image.workdir,
+            "image.uid": image.uid,
+            "image.command": list(image.command),
+            "labels": labels.fixed(manifest, lock),
+            "layers": [layering.SCHEME, *layering.order(manifest, lock)],
         },
         files={
             **context.as_inputs(context.collect(project)),
@@ -86,7 +92,7 @@ def _image(project: Project) -> Inputs:
     )
 
 
-def _meaning(text: str) -> list[str]:
+def meaning(text: str) -> list[str]:
     """Return the lines of HCL or of a Dockerfile that say something; both drop lines that begin with ``#``."""
     return [line for line in text.split("\n") if line.strip() and not line.lstrip().startswith("#")]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from splitbake.artifact import Half
 
 #: Stands in every digest, so that a later scheme never takes an artifact of this one for its own.
-SCHEME: Final = "splitbake-fingerprint-2"
+SCHEME: Final = "splitbake-fingerprint-3"
 #: Values that are generated texts, as their lines: they change with the manifest, or with splitbake.
 TEXTS: Final = ("Dockerfile", "Packer template")
 

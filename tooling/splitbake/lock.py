@@ -25,8 +25,8 @@ from splitbake.spec import RelativePath, Sha256, Spec, Text
 
 FILE_NAME = "splitbake.lock"
 
-#: What can be locked anew by itself: the base AMI and the base image, the models, or the runtime.
-Part = Literal["base", "models", "runtime"]
+#: What can be locked anew by itself: base AMI and base image, the models, the runtime, or the order of layers.
+Part = Literal["base", "models", "runtime", "order"]
 PARTS: Final[tuple[Part, ...]] = get_args(Part)
 
 _RELOCK = "run splitbake lock"
@@ -84,6 +84,9 @@ class Lock(Spec):
     base_image: LockedBaseImage
     models: tuple[LockedModels, ...] = Field(strict=False)
     runtime: LockedRuntime | None = None
+    order: tuple[Text, ...] | None = Field(
+        default=None, strict=False, description="image.include by how seldom git saw it change; for image.order: auto"
+    )
 
     @property
     def files(self) -> list[LockedFile]:
@@ -171,6 +174,10 @@ def mismatches(manifest: Manifest, lock: Lock, root: Path, parts: Collection[Par
         yield from _model_mismatches(manifest, lock)
     if "runtime" in parts:
         yield from _runtime_mismatches(manifest, lock, root)
+    if "order" in parts:
+        wanted = set(manifest.image.include) if manifest.image.order == "auto" else set()
+        if set(lock.order or ()) != wanted:
+            yield f"image.order is {manifest.image.order}, the order of the layers is locked for other patterns"
 
 
 def _model_mismatches(manifest: Manifest, lock: Lock) -> Iterator[str]:

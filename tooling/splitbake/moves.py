@@ -29,6 +29,8 @@ def differences(old: Lock | None, new: Lock) -> list[str]:
         runtime = runtimes.differences(None, new.runtime)
         return [f"base AMI: {_named(new.base_ami)}", f"base image: {_image(new)}", *models, *runtime]
     moved = [*_base(old, new), *_models(old.files, new.files), *runtimes.differences(old.runtime, new.runtime)]
+    if old.order != new.order:
+        moved.append(f"order of the layers: {_layers(old)} -> {_layers(new)}")
     if not moved and old.models != new.models:
         moved.append("models.files is divided into other entries; the files are the same")
     return moved
@@ -85,3 +87,7 @@ def _named(base: LockedBaseAmi) -> str:
 
 def _image(lock: Lock) -> str:
     return f"{lock.base_image.digest} ({lock.base_image.request})"
+
+
+def _layers(lock: Lock) -> str:
+    return ", ".join(lock.order) if lock.order else "as declared"

@@ -81,6 +81,7 @@ class Project:
             demands += [verify.instances, verify.gpu]
         else:
             demands = [manifest.image.budget, manifest.verify.imports, manifest.verify.run, self.lock.models_digest]
+            demands += [manifest.image.compressed_budget] if manifest.image.compressed_budget else []
             demands += [self.lock.runtime.digest] if self.lock.runtime else []
         text = json.dumps([half, *demands])
         return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"

@@ -26,9 +26,11 @@ MODEL_SOURCES: Final[Mapping[str, str]] = {
     "hf": "splitbake.sources.hub:HubSource",
 }
 
-#: ``image.builder`` -> what builds and pushes the image.
+#: ``image.builder`` -> what builds and pushes the dependencies image.
 IMAGE_BUILDERS: Final[Mapping[str, str]] = {
     "docker": "splitbake.bake.docker:DockerBuilder",
+    "podman": "splitbake.bake.podman:PodmanBuilder",
+    "codebuild": "splitbake.bake.codebuild:CodeBuildBuilder",
 }
 
 

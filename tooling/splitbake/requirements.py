@@ -38,6 +38,12 @@ def parse(text: str, name: str) -> list[Requirement]:
     return found
 
 
+def unhashed(text: str) -> list[str]:
+    """Return the requirements in ``text`` that say no hash: what an index has for them tomorrow nobody knows."""
+    lines = (_COMMENT.sub("", line).strip() for line in _CONTINUED.sub(" ", text).splitlines())
+    return [line for line in lines if line and not line.startswith("-") and "--hash=" not in line]
+
+
 def elsewhere(text: str) -> int:
     """Return the number of the first line that refers to another file (-r, -c, -e), 0 where none does.
 

@@ -61,9 +61,10 @@ def resolve(project: Project, cloud: Cloud, previous: Lock | None, say: Say) -> 
         CloudError: AWS could not be asked.
     """
     ami, image = _resolve_bases(project.manifest, cloud, say)
-    runtime = _resolve_runtime(project, ami, say)
+    runtime, order = _resolve_runtime(project, ami, say), _resolve_order(project)
     models = resolve_models(project, cloud, previous, say)  # last: gigabytes may have to be read
-    return Resolved(Lock(base_ami=ami, base_image=image, models=models.entries, runtime=runtime), models.ways)
+    lock = Lock(base_ami=ami, base_image=image, models=models.entries, runtime=runtime, order=order)
+    return Resolved(lock, models.ways)
 
 
 def update(project: Project, cloud: Cloud, previous: Lock, parts: Collection[Part], say: Say) -> Resolved:
@@ -82,6 +83,8 @@ def update(project: Project, cloud: Cloud, previous: Lock, parts: Collection[Par
         lock = lock.model_copy(update={"base_ami": ami, "base_image": image})
     if "runtime" in parts:
         lock = lock.model_copy(update={"runtime": _resolve_runtime(project, lock.base_ami, say)})
+    if "order" in parts:
+        lock = lock.model_copy(update={"order": _resolve_order(project)})
     _refuse_stale(project, lock, stay)  # the base may be one for other machines now
     if "models" in stay:
         return Resolved(lock, {})
@@ -155,6 +158,13 @@ def _resolve_runtime(project: Project, base: LockedBaseAmi, say: Say) -> LockedR
 
     runtime = project.manifest.runtime
     return wheels.resolve(runtime, project.root, base.architecture, say) if runtime else None
+
+
+def _resolve_order(project: Project) -> tuple[str, ...] | None:
+    from splitbake.sources import history
+
+    image = project.manifest.image
+    return history.order(image.include, project.root / image.context) if image.order == "auto" else None
 
 
 def _entry(entry: ModelFile, files: Iterable[LockedFile]) -> LockedModels:

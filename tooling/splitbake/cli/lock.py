@@ -33,7 +33,8 @@ _WAYS: Mapping[Way, str] = {
     "parts",
     multiple=True,
     type=click.Choice(locks.PARTS),
-    help="Look at this part only, and keep the others as they are: base (AMI and image), models, runtime.",
+    help="Look at this part only, and keep the others as they are: base (AMI and image), models, runtime, order "
+    "(of the layers of the image).",
 )
 @click.option("--check", is_flag=True, help="Write nothing; tell what moved and leave with 2 if anything did.")
 @click.option("--offline", is_flag=True, help="With --check: ask no network; only: does the lock answer the manifest?")

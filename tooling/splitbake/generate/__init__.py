@@ -91,7 +91,8 @@ def read(path: Path) -> str:
 
 def _leftovers(project: Project, wanted: dict[str, str]) -> list[str]:
     """Return generated files of an earlier time that nothing generates any more."""
-    old = [path for pattern in ("*.pkr.hcl", "scripts/*.sh") for path in (project.root / packer.FOLDER).glob(pattern)]
+    patterns = (f"{packer.FOLDER}/*.pkr.hcl", f"{packer.FOLDER}/scripts/*.sh", f"{dockerfile.FOLDER}/*")
+    old = [path for pattern in patterns for path in project.root.glob(pattern) if path.is_file()]
     names = [path.relative_to(project.root).as_posix() for path in old if is_marked(path)]
     return [name for name in names if name not in wanted]
 

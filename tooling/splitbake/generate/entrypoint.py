@@ -14,10 +14,10 @@ from splitbake.manifest import Manifest
 SCRIPT: Final = "dockerfiles/entry.sh"
 NEEDS: Final = "dockerfiles/needs"
 
-#: Where a build context has them, and with which mode: the image gets both from there.
-STAGED: Final = {
-    f"{contract.FOLDER}/{PurePosixPath(contract.ENTRY).name}": (SCRIPT, 0o755),
-    f"{contract.FOLDER}/{PurePosixPath(contract.NEEDS).name}": (NEEDS, 0o644),
+#: Their names below ``contract.IN_IMAGE`` of an image -> where they are generated, and the mode they get there.
+IN_IMAGE: Final = {
+    PurePosixPath(contract.ENTRY).name: (SCRIPT, 0o755),
+    PurePosixPath(contract.NEEDS).name: (NEEDS, 0o644),
 }
 
 

@@ -20,19 +20,17 @@ from splitbake.errors import ManifestError
 from splitbake.manifest import yamldoc
 from splitbake.manifest.ami import Ami
 from splitbake.manifest.contradictions import contradictions
+from splitbake.manifest.image import Image
 from splitbake.manifest.problems import explain
 from splitbake.manifest.runtime import Runtime
 from splitbake.spec import (
     AbsolutePath,
     Account,
-    FolderPath,
-    ImageReference,
     InstanceType,
     Module,
     Name,
     Region,
     RelativePath,
-    Repository,
     S3Object,
     Sha256,
     Spec,
@@ -80,16 +78,10 @@ def _of_a_source(uri: str) -> str:
     return uri
 
 
-def _unreserved(path: str) -> str:
-    if PurePosixPath(path).parts[0] == contract.FOLDER:
-        raise ValueError(f"expected a path outside of {contract.FOLDER}, which is splitbake's own")
-    return path
-
-
 class ModelFile(Spec):
     """One model file, or with a trailing ``/`` on both sides every file below a prefix or folder."""
 
-    path: Annotated[RelativePath, AfterValidator(_unreserved)] = Field(
+    path: Annotated[RelativePath, AfterValidator(contract.beside_folder)] = Field(
         description="where it lies below models.root; a trailing / means a folder"
     )
     source: Annotated[Text, AfterValidator(_of_a_source)] = Field(
@@ -123,60 +115,6 @@ class Models(Spec):
     prewarm: Literal["read", "none"] = Field(
         default="read", description="read them once at boot: blocks of a snapshot come slowly at their first reading"
     )
-
-
-def _known_builder(name: str) -> str:
-    if name not in registry.IMAGE_BUILDERS:
-        raise ValueError(
-            f"expected one of {', '.join(registry.IMAGE_BUILDERS)}{nearest(name, registry.IMAGE_BUILDERS)}"
-        )
-    return name
-
-
-class Image(Spec):
-    """The half that changes with the code."""
-
-    base: ImageReference = Field(
-        description="an image reference, or ecr://repository:tag in the account's own registry",
-        examples=["python:3.11-slim", "ecr://docker-hub/library/python:3.11-slim"],
-    )
-    builder: Annotated[Text, AfterValidator(_known_builder)] = Field(
-        default="docker",
-        description="what builds and pushes it",
-        json_schema_extra={"enum": [*registry.IMAGE_BUILDERS]},
-    )
-    context: FolderPath = Field(default=".", description="the folder that include is relative to")
-    include: tuple[RelativePath, ...] = Field(
-        min_length=1,
-        strict=False,
-        description="glob patterns; a trailing / takes a folder; nothing else travels",
-        examples=[["run.py", "lib/"]],
-    )
-    exclude: tuple[RelativePath, ...] = Field(default=(), strict=False, description="glob patterns taken out again")
-    requirements: Annotated[RelativePath, AfterValidator(_unreserved)] | None = Field(
-        default=None, description="a pip requirements file in the context"
-    )
-    workdir: Annotated[AbsolutePath, AfterValidator(contract.beside_ours)] = Field(
-        default="/app", description="where the code lies in the image"
-    )
-    mounts: dict[RelativePath, Annotated[AbsolutePath, AfterValidator(contract.beside_ours)]] = Field(
-        min_length=1,
-        description="folder below models.root: where the container sees it, read-only",
-        examples=[{"models": "/workspace/models"}],
-    )
-    needs: tuple[RelativePath, ...] | None = Field(
-        default=None,
-        min_length=1,
-        strict=False,
-        description="files below models.root without which it refuses to start, or folders with a trailing /",
-        examples=[["models/yolo.onnx", "checkpoints/llava/"]],
-    )
-    command: tuple[Text, ...] = Field(
-        min_length=1, strict=False, description="what the container runs", examples=[["python", "run.py"]]
-    )
-    uid: int = Field(default=10001, ge=1, le=2**31 - 1, description="the user that runs it; never root")
-    repository: Repository = Field(description="the ECR repository that it is pushed to")
-    budget: units.Size = Field(description="the most that the image may take uncompressed, for example 500 MB")
 
 
 class Verify(Spec):

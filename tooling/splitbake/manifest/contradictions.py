@@ -34,11 +34,32 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _mounted_twice(mounts)
     yield from _mounted_inside(mounts, list(paths.values()))
     yield from _idle_needs(_list(_at(data, "image", "needs")), list(paths.values()), list(mounts))
+    yield from _codebuild(_mapping(_at(data, "image")))
+    yield from _cache(_mapping(_at(data, "image")))
     yield from _roots(data)
     yield from _provision(_list(_at(data, "ami", "provision")))
     yield from _ami(_mapping(_at(data, "ami")), on_root=_at(data, "models", "placement") == "root")
     yield from _shared(_mapping(_at(data, "ami")), _mapping(_at(data, "environments")))
     yield from promotions(_mapping(_at(data, "environments")))
+
+
+def _codebuild(image: dict[str, Any]) -> Iterator[Finding]:
+    settings = image.get("codebuild")
+    if image.get("builder") == "codebuild" and settings is None:
+        yield ("image", "builder"), "codebuild needs to know its role; add codebuild: {role: …}"
+    for name in _mapping(_mapping(settings).get("secrets")):
+        if name not in _list(image.get("secrets")):
+            yield ("image", "codebuild", "secrets", name), f"{name!r} is no entry of image.secrets, so nobody reads it"
+
+
+def _cache(image: dict[str, Any]) -> Iterator[Finding]:
+    if image.get("cache") is None:
+        return
+    if image.get("builder", "docker") != "docker":
+        yield ("image", "cache"), "only the builder docker keeps layers there; remove it"
+    if image["cache"] == image.get("repository") and _at(image, "ecr", "immutable") is True:
+        message = "a cache is written anew by each build, and the tags of image.repository are immutable; name another"
+        yield ("image", "cache"), message
 
 
 def _roots(data: Any) -> Iterator[Finding]:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import secrets
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from splitbake import context, contract, dockercli, ecr, requirements
+from splitbake import context, contract, dockercli, ecr, layering, requirements
 from splitbake.artifact import Artifact, Report
 from splitbake.cloud import Cloud
 from splitbake.errors import VerifyError
-from splitbake.generate import dockerfile, entrypoint
+from splitbake.generate import dockerfile, labels
 from splitbake.project import Project
 from splitbake.ui import Say
 from splitbake.verify import layers, models, runtime, suite
@@ -132,7 +130,7 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
         "uid": image.uid,
         "command": list(image.command),
         "workdir": image.workdir,
-        "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image} | _strays(project),
+        "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image},
         "contract": _contract(project),
         "site": dockerfile.SITE,
         "requirements": _requirements(project),
@@ -144,35 +142,15 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
 
 def _contract(project: Project) -> dict[str, Any]:
     """Return what the image must say of the contract, in labels and in files."""
-    need = contract.need(project.manifest, project.lock)
+    entry_check = layering.plan(project, [])[0]
     return {
-        "labels": {dockerfile.CONTRACT_LABEL: str(need.version), dockerfile.NEEDS_LABEL: json.dumps(need.paths)},
+        "labels": labels.contracted(project.manifest),
         "folder": contract.IN_IMAGE,
         "host": contract.HOST,
-        "files": {PurePosixPath(path).name: each for path, each in _staged(project).items()},
+        "files": {entry.path: [entry.mode, entry.sha256] for entry in entry_check.entries},
         "entry": contract.ENTRY,
         "refused": contract.REFUSED,
         "platform": contract.platform(project.lock),
-    }
-
-
-def _staged(project: Project) -> dict[str, list[int | str]]:
-    """Return the files of the entry check as the build context has them: path -> mode and digest."""
-    texts = entrypoint.render(project.manifest, project.lock)
-    return {
-        path: [mode, hashlib.sha256(texts[name].encode()).hexdigest()]
-        for path, (name, mode) in entrypoint.STAGED.items()
-    }
-
-
-def _strays(project: Project) -> dict[str, list[int | str]]:
-    """Return where the working directory has the files of the entry check too: a pattern that takes all brings them."""
-    copies = dockerfile.copies(project.manifest.image)
-    return {
-        landing: each
-        for path, each in _staged(project).items()
-        for copy in copies
-        if (landing := copy.landing(path)) is not None
     }
 
 

@@ -1,0 +1,212 @@
+"""Building with an engine of this machine: all that Docker and podman have in common.
+
+One way only: streamed lines of programs that end with us. Of python-on-whales (0.81) the other ways hide the log or
+lose the reason of a failure, and its streams leave the program running where nobody reads on.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import ClassVar, Final
+
+from splitbake import dockercli, files
+from splitbake.artifact import Weight
+from splitbake.bake import builders, weights
+from splitbake.bake.builders import Made, Order
+from splitbake.ecr import Credentials
+from splitbake.errors import BuildError, ToolError
+from splitbake.generate import dockerfile
+from splitbake.ui import Say
+
+#: Runs an argument list to its end, and returns the lines that it said.
+Run = Callable[[Sequence[str]], list[str]]
+
+#: Seconds that an interrupted program gets to end.
+_GRACE: Final = 10
+
+
+@dataclass(frozen=True)
+class Access:
+    """A client that is let into a registry.
+
+    Attributes:
+        folder: private, with the password; it is gone afterwards.
+        options: what the client must be told.
+    """
+
+    folder: Path
+    options: tuple[str, ...]
+
+
+class Engine(ABC):
+    """A kind of image builder that asks a client on this machine; see ImageBuilder."""
+
+    #: The client.
+    program: ClassVar[str]
+    #: What its ``run`` has to be told, besides what all kinds share.
+    running: ClassVar[tuple[str, ...]] = ()
+
+    @abstractmethod
+    def health(self) -> None:
+        """See ImageBuilder."""
+
+    @abstractmethod
+    def platforms(self) -> set[str]:
+        """Return what it can build for, as ``linux/amd64``; empty where it does not tell."""
+
+    @abstractmethod
+    def layers(self, name: str) -> tuple[Weight, ...]:
+        """Return what takes most of the layers of image ``name``."""
+
+    @abstractmethod
+    def login(self, credentials: Credentials) -> AbstractContextManager[Access]:
+        """Let the client into the registry, by a private folder that goes afterwards."""
+
+    @abstractmethod
+    def build(self, order: Order, access: Access) -> list[str]:
+        """Return the arguments of a build, but for those that all kinds share."""
+
+    @abstractmethod
+    def push(self, name: str, access: Access, run: Run) -> str | None:
+        """Push the image ``name``; return its digest in the registry, None where that was not told."""
+
+    def make(self, order: Order, say: Say) -> Made:
+        """See ImageBuilder."""
+        self._require_platform(order.platform)
+
+        def run(argv: Sequence[str], *, doing: str) -> list[str]:
+            return follow(argv, f"{doing} {order.name}", order.log, say)
+
+        with self.login(order.credentials) as access:
+            with builders.secret_files(order.secrets) as secrets:
+                run([*self.build(order, access), *_options(order, secrets), str(order.context)], doing="build")
+            size, heaviest = self._size(order.name), self._weigh(order.name, say)
+            weights.require_within(size, order.budget, heaviest)
+            digest = self.push(order.name, access, partial(run, doing="push"))
+        if not digest:
+            raise BuildError(f"{order.name} was pushed, but {self.program} told no digest", hint=f"see {order.log}")
+        return Made(digest, size, heaviest)
+
+    def _require_platform(self, wanted: str) -> None:
+        """Refuse a foreign platform that is not emulated either: the first program of the build would not start."""
+        offered = self.platforms()
+        if offered and wanted not in offered:
+            raise BuildError(
+                f"the image must be for {wanted}, as the base AMI is; this machine builds for "
+                f"{', '.join(sorted(offered))}",
+                hint="build on a machine of that architecture, or give this one its emulation (QEMU, binfmt_misc)",
+            )
+
+    def _size(self, name: str) -> int:
+        said = self.answer("image", "inspect", "--format", "{{.Size}}", name).strip()
+        if not said.isdecimal():
+            raise BuildError(f"{self.program} tells no size of {name}: {said!r}", hint="build again")
+        return int(said)
+
+    def _weigh(self, name: str, say: Say) -> tuple[Weight, ...]:
+        """Weigh the layers, and what was installed; the latter in a container that is gone afterwards.
+
+        A failure is only told: what is looked for explains a finding and must not hide it.
+        """
+        run = ("run", "--rm", "--pull=never", "--network=none", "--read-only", *self.running, "--entrypoint=python3")
+        found: list[Weight] = []
+        try:
+            found += self.layers(name)
+            said = self.answer(*run, name, "-c", weights.DISTRIBUTIONS, dockerfile.SITE)
+            found += weights.read("distribution", said)
+        except BuildError as problem:
+            say(f"what takes most of the image is not known: {problem.message}")
+        return tuple(found)
+
+    def answer(self, *arguments: str) -> str:
+        """Return what the client answers to a question.
+
+        Raises:
+            ToolError: it is not there.
+            BuildError: it failed.
+        """
+        try:
+            done = subprocess.run([self.program, *arguments], capture_output=True, text=True, check=False)
+        except FileNotFoundError as problem:
+            raise _missing(self.program) from problem
+        if done.returncode:
+            doing = f"ask {self.program} for {' '.join(arguments[:2])}"
+            raise dockercli.failure(doing, done.stderr, BuildError)
+        return done.stdout
+
+
+def _options(order: Order, secrets: Mapping[str, Path]) -> list[str]:
+    """Return what every client calls the same."""
+    options = [f"--platform={order.platform}", f"--file={order.context / builders.DOCKERFILE}", f"--tag={order.name}"]
+    options += [f"--build-arg={name}={value}" for name, value in order.arguments.items()]
+    options += [f"--network={order.network}"] if order.network else []
+    return options + [f"--secret=id={name},src={path}" for name, path in secrets.items()]
+
+
+def follow(argv: Sequence[str], doing: str, log: Path, say: Say) -> list[str]:
+    """Run a client to its end; say what it says, write it into ``log``, and return it.
+
+    Raises:
+        ToolError: the client or its engine is not there.
+        BuildError: it failed; its last lines say why. Its arguments are left out: they can hold build arguments.
+    """
+    said: list[str] = []
+    with (
+        files.writing(log, BuildError),
+        log.open("a", encoding="utf-8") as file,
+        _running(argv) as process,
+    ):
+        assert process.stdout is not None  # noqa: S101 - a pipe was asked for
+        for line in process.stdout:
+            file.write(line)
+            file.flush()
+            if text := line.strip():
+                said.append(text)
+                say(text)
+        status = process.wait()
+    if status:
+        output = "\n".join(said) or f"{argv[0]} left with status {status}"
+        raise dockercli.failure(doing, output, BuildError, log=str(log))
+    return said
+
+
+@contextmanager
+def _running(argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    """Run ``argv``, and end it with the block, however that ends.
+
+    It has a process group of its own: the client of Docker leaves it to its plugin to end, and that must hear of it.
+    """
+    try:
+        started = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+            start_new_session=True,
+        )
+    except FileNotFoundError as problem:
+        raise _missing(argv[0]) from problem
+    with started as process:
+        try:
+            yield process
+        finally:
+            for number in (signal.SIGTERM, signal.SIGKILL):
+                if process.poll() is None:
+                    os.killpg(process.pid, number)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(_GRACE)
+
+
+def _missing(program: str) -> ToolError:
+    return ToolError(f"there is no {program} on this machine", hint="splitbake doctor names what is missing")

@@ -1,0 +1,121 @@
+"""Building with podman: no daemon, and no root where the machine has user namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from splitbake import files
+from splitbake.artifact import Weight
+from splitbake.bake import weights
+from splitbake.bake.builders import Order
+from splitbake.bake.engines import Access, Engine, Run
+from splitbake.ecr import Credentials
+from splitbake.errors import BuildError, ToolError
+
+#: The first with the mounts of a RUN that generated Dockerfiles have: podman 4.0 came with buildah 1.24.
+_OLDEST: Final = (4, 0)
+#: Where Linux says which foreign programs it can run, and what it calls OCI's architectures there (qemu-user-static).
+_EMULATED: Final = Path("/proc/sys/fs/binfmt_misc")
+_QEMU: Final = {"qemu-aarch64": "linux/arm64", "qemu-x86_64": "linux/amd64"}
+
+
+class PodmanBuilder(Engine):
+    """The ``podman`` kind of image builder."""
+
+    program = "podman"
+    # By default it asks for more open files than a machine may have that lets nobody raise its limits.
+    running = ("--ulimit=nofile=1024:1024", "--ulimit=nproc=4096:4096")
+
+    def health(self) -> None:
+        """See ImageBuilder."""
+        version = str(self._info().get("version", {}).get("Version", ""))
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+        if numbers < _OLDEST:
+            raise ToolError(
+                f"podman {version or '(of no version)'} is too old: cache mounts of a build came with 4.0",
+                hint="install a newer podman, or choose another image.builder",
+            )
+
+    def platforms(self) -> set[str]:
+        """See Engine."""
+        host = self._info()["host"]
+        if host.get("serviceIsRemote"):  # a virtual machine of its own, which brings emulation and does not tell
+            return set()
+        emulated = {platform for name, platform in _QEMU.items() if (_EMULATED / name).exists()}
+        return {f"{host['os']}/{host['arch']}", *emulated, *(host.get("emulatedArchitectures") or ())}
+
+    def layers(self, name: str) -> tuple[Weight, ...]:
+        """See Engine. As a template podman 4 writes sizes for people, whatever it is told."""
+        told = json.loads(self.answer("history", "--no-trunc", "--format", "json", name))
+        return weights.heaviest("layer", ((each.get("size") or 0, each.get("CreatedBy") or "") for each in told))
+
+    @contextmanager
+    def login(self, credentials: Credentials) -> Iterator[Access]:
+        """See Engine. What the user is logged in to stays open: the base may come from there."""
+        with tempfile.TemporaryDirectory(prefix="splitbake-podman-") as name:
+            path = Path(name) / "auth.json"
+            settings = _logins()
+            settings["auths"] = {**settings.get("auths", {}), credentials.host: {"auth": credentials.token}}
+            helpers = settings.get("credHelpers", {})
+            settings["credHelpers"] = {host: helper for host, helper in helpers.items() if host != credentials.host}
+            files.replace(path, json.dumps(settings), ToolError, mode=0o600)
+            # Without TLS for that one registry of this machine; podman knows no list, so for a base from the network
+            # it would be so too: those are named by digest.
+            plain = ("--tls-verify=false",) if credentials.plain else ()
+            yield Access(Path(name), (f"--authfile={path}", *plain))
+
+    def build(self, order: Order, access: Access) -> list[str]:
+        """See Engine. What a variable of the environment could change is said; the label would hold a version."""
+        return ["podman", "build", *access.options, "--format=oci", "--layers=true", "--identity-label=false"]
+
+    def push(self, name: str, access: Access, run: Run) -> str | None:
+        """See Engine."""
+        told = access.folder / "digest"
+        run(["podman", "push", *access.options, "--compression-format=gzip", f"--digestfile={told}", name])
+        return told.read_text(encoding="ascii").strip() if told.exists() else None
+
+    def _info(self) -> Mapping[str, Any]:
+        """Return what podman tells of itself and its host.
+
+        Raises:
+            ToolError: it is not there, or cannot work here.
+        """
+        try:
+            found: dict[str, Any] = json.loads(self.answer("info", "--format", "json"))
+        except BuildError as problem:
+            raise ToolError(problem.message, hint=_hint(problem.message) or problem.hint) from problem
+        except ValueError as problem:
+            raise ToolError(f"podman info gave no JSON: {problem}", hint="does podman info work?") from problem
+        return found
+
+
+def _hint(said: str) -> str:
+    if "subuid" in said or "newuidmap" in said or "subgid" in said:
+        return "without root it needs the package uidmap, and a range for this user in /etc/subuid and /etc/subgid"
+    return ""
+
+
+def _logins() -> dict[str, Any]:
+    """Return what the user is logged in to: the first of the files that podman reads (containers-auth.json(5))."""
+    runtime = os.environ.get("XDG_RUNTIME_DIR") or f"/run/containers/{os.getuid()}"
+    settings = Path(os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config")
+    named = os.environ.get("REGISTRY_AUTH_FILE")
+    docker = Path(os.environ.get("DOCKER_CONFIG") or Path.home() / ".docker") / "config.json"
+    places = (
+        [Path(named)] if named else [Path(runtime, "containers/auth.json"), settings / "containers/auth.json", docker]
+    )
+    for path in places:
+        try:
+            found = json.loads(path.read_bytes())
+        except FileNotFoundError:
+            continue
+        except (OSError, ValueError) as problem:
+            raise ToolError(f"the logins of podman in {path} cannot be read: {problem}", hint="repair it") from None
+        return found if isinstance(found, dict) else {}
+    return {}
