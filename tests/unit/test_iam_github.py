@@ -132,7 +132,7 @@ def test_the_command_prints_policies_with_their_reasons(iam):
 
 def test_the_command_gives_scripts_policy_and_reasons(iam):
     found = json.loads(iam("--json").stdout)
-    assert found.keys() == {"builder", "instance", "verifier", "releaser"}
+    assert found.keys() == {"builder", "instance", "codebuild", "verifier", "releaser"}
     assert found["instance"] == []
     (policy,) = found["releaser"]
     assert policy["policy"]["Version"] == "2012-10-17"

@@ -31,6 +31,7 @@ MEANING: Mapping[str, Any] = {
     "executionRoleArn": ROLE,
     "infrastructureRoleArn": None,  # nothing says which service gets it
     "serviceRole": ROLE,
+    "serviceRoleOverride": ROLE,
     "spotIamFleetRole": ROLE,
     "taskRoleArn": ROLE,
     "OperationType": "add",
@@ -76,7 +77,7 @@ def sample(shape: Any, name: str = "", depth: int = 0) -> Any:
     return {"boolean": True, "integer": 1, "long": 1}.get(shape.type_name, f"a-{name}")
 
 
-def call(name: str, **parameters: Any) -> Call:
+def call(name: str, /, **parameters: Any) -> Call:
     service, _, operation = name.partition(":")
     return Call(
         service=service,
@@ -152,6 +153,10 @@ BY_OTHERS = {
     "ssm:TerminateSession": "the plugin of Session Manager",
     "ssm:UpdateInstanceInformation": "the agent of Session Manager",
     "ec2:CreateFleet": "Packer, with a spot builder, never exercised",
+    "secretsmanager:GetSecretValue": "CodeBuild itself, in the name of the role that a build has",
+    "ec2:CreateNetworkInterface": "CodeBuild itself, in a VPC",
+    "ec2:CreateNetworkInterfacePermission": "CodeBuild itself, in a VPC",
+    "ec2:DescribeDhcpOptions": "CodeBuild itself, in a VPC",
 }
 
 
@@ -173,7 +178,7 @@ def test_every_action_of_a_policy_is_one_that_calls_are_judged_by():
     assert {one.action for one in needs(call("s3:GetObject", Bucket="b", Key="k"), Facts())} == left
 
 
-def asked(name: str, **parameters: Any) -> dict[tuple[str, str], Request]:
+def asked(name: str, /, **parameters: Any) -> dict[tuple[str, str], Request]:
     return {(one.action, one.resource.split(":", 5)[-1]): one for one in needs(call(name, **parameters), Facts())}
 
 
@@ -331,6 +336,25 @@ def test_a_role_is_made_with_its_boundary_and_put_into_a_profile_by_who_may_pass
     attached = asked("iam:AttachRolePolicy", RoleName="r", PolicyArn="arn:p")["iam:AttachRolePolicy", "role/r"]
     assert attached.values("iam:PolicyARN") == ("arn:p",)
     assert attached.values("iam:PermissionsBoundary") == ("arn:aws:iam::111111111111:policy/b",)
+
+
+def test_a_build_is_judged_on_its_project_and_hands_its_role_to_codebuild():
+    arn = "arn:aws:codebuild:us-east-1:111111111111:build/faces:7"
+    for name, given in {"StopBuild": {"id": "faces:7"}, "BatchGetBuilds": {"ids": [arn, "faces:8"]}}.items():
+        assert asked(f"codebuild:{name}", **given).keys() == {(f"codebuild:{name}", "project/faces")}
+    tags = [{"key": "splitbake:project", "value": "faces"}]
+    made = asked("codebuild:CreateProject", name="faces", serviceRole=ROLE, tags=tags)
+    assert made["codebuild:CreateProject", "project/faces"].values("aws:RequestTag/splitbake:project") == ("faces",)
+    assert made["iam:PassRole", "role/r"].values("iam:PassedToService") == ("codebuild.amazonaws.com",)
+    started = asked("codebuild:StartBuild", projectName="faces", serviceRoleOverride=ROLE)
+    assert started.keys() == {("codebuild:StartBuild", "project/faces"), ("iam:PassRole", "role/r")}
+
+
+def test_a_log_group_with_tags_is_tagged_too():
+    plain = asked("logs:CreateLogGroup", logGroupName="/aws/x")
+    assert plain.keys() == {("logs:CreateLogGroup", "log-group:/aws/x")}
+    tagged = asked("logs:CreateLogGroup", logGroupName="/aws/x", tags={"a": "b"})
+    assert tagged["logs:TagResource", "log-group:/aws/x"].values("aws:RequestTag/a") == ("b",)
 
 
 def test_a_session_is_judged_on_the_instance_and_on_its_document():

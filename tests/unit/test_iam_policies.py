@@ -57,9 +57,11 @@ def scopes() -> dict[str, Scope]:
             "ami__kms_key": None,
             "ami__encrypt": False,
             "ami__copies": [],
+            "image__builder": "docker",
         }
         folder_state = load(folder, EVERYTHING, **plain)
-        by_id = load(folder, EVERYTHING, ami__base="ami-0123456789abcdef0", state="s3://whole-bucket")
+        least = {"image__codebuild": {"role": "arn:aws:iam::111111111111:role/team/builds"}}
+        by_id = load(folder, EVERYTHING, ami__base="ami-0123456789abcdef0", state="s3://whole-bucket", **least)
         last = {"account": "444444444444", "region": "eu-west-1", "promote": {"from": "prod"}}
         chain = load(folder, EVERYTHING, environments__last=last)
         return {
@@ -289,3 +291,40 @@ def test_arns_are_of_the_partition_of_the_region(tmp_path, region, partition):
     scope = Scope(load(tmp_path, EVERYTHING, environments__dev__region=region), "dev")
     for one in policies.statements(scope, "builder"):
         assert all(arn == "*" or arn.split(":")[1] == partition for arn in one.resources if BOUNDARY not in arn)
+
+
+def test_builds_in_codebuild_are_one_project_with_one_role():
+    found = by_sid("current packer", "builder")
+    project = "arn:aws:codebuild:us-east-1:111111111111:project/splitbake-faces-image"
+    assert found["ImageProject"].resources == [project]
+    assert found["PassImageRole"].resources == ["arn:aws:iam::111111111111:role/team/builds"]
+    assert found["PassImageRole"].conditions == {"StringEquals": {"iam:PassedToService": "codebuild.amazonaws.com"}}
+    assert found["ImageContexts"].resources == ["arn:aws:s3:::my-builds/splitbake/contexts/*"]
+    by_arn = by_sid("by id", "builder")
+    assert by_arn["PassImageRole"].resources == found["PassImageRole"].resources
+    assert by_arn["ImageContexts"].resources == ["arn:aws:s3:::whole-bucket/splitbake/contexts/*"]
+    assert not {"ImageProject", "PassImageRole", "ImageContexts"} & by_sid("profile", "builder").keys()
+
+
+def test_the_role_of_builds_reads_what_was_uploaded_and_pushes_to_one_repository():
+    found = by_sid("everything", "codebuild")
+    assert found["ImageSource"].resources == ["arn:aws:s3:::my-builds/splitbake/contexts/*"]
+    assert found["PushImages"].resources == ["arn:aws:ecr:us-east-1:111111111111:repository/faces"]
+    assert "ecr:CreateRepository" not in found["PushImages"].actions
+    assert found["PullBases"].resources == [
+        f"arn:aws:ecr:us-east-1:111111111111:repository/{name}"
+        for name in ("docker-hub/library/python", "team/environment")
+    ]
+    secrets = "arn:aws:secretsmanager:us-east-1:111111111111:secret:team"
+    assert found["BuildSecrets"].resources == [f"{secrets}/index-??????", f"{secrets}/token-AbCdEf"]
+    least = {"ImageSource", "MakeLog", "WriteLog", "RegistryPassword", "PushImages", "PullBases"}
+    assert by_sid("by id", "codebuild").keys() == least
+    assert policies.policies(scopes()["profile"], "codebuild") == []
+
+
+def test_who_uploads_to_a_bucket_with_a_key_makes_data_keys(tmp_path):
+    scope = Scope(load(tmp_path, EVERYTHING, state="state"), "dev", kms_keys=(KEY,))
+    wanted = {one.sid: one.actions for one in policies.statements(scope, "builder")}["BucketKeys"]
+    assert wanted == ["kms:Decrypt", "kms:GenerateDataKey"]
+    (key,) = [one for one in policies.statements(scope, "codebuild") if one.sid == "SourceKeys"]
+    assert key.actions == ["kms:Decrypt"]

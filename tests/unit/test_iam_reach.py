@@ -365,7 +365,11 @@ def test_keys_of_buckets_are_named(tmp_path):
             assert kms(of, role, action, "s3.us-east-1.amazonaws.com"), role
             assert not kms(scope(tmp_path), role, action, "s3.us-east-1.amazonaws.com"), role
         assert not kms(of, role, "kms:GenerateDataKey", "ec2.us-east-1.amazonaws.com")
-    read = scope(tmp_path, options={"kms_keys": (KEY,)}, state="state")
+    uploads = scope(tmp_path, options={"kms_keys": (KEY,)}, state="state")
+    assert kms(uploads, "builder", "kms:GenerateDataKey", "s3.us-east-1.amazonaws.com")
+    assert kms(uploads, "codebuild", "kms:Decrypt", "s3.us-east-1.amazonaws.com")
+    image = {**yaml.safe_load(EVERYTHING)["image"], "builder": "docker"}
+    read = scope(tmp_path, options={"kms_keys": (KEY,)}, state="state", image=image)
     assert not kms(read, "builder", "kms:GenerateDataKey", "s3.us-east-1.amazonaws.com")
 
 

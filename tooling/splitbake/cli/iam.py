@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from splitbake.iam.policies import Conditions, Policy, Scope
 
 _GITHUB = "github"
-_ROLES = ("builder", "instance", "verifier", "releaser")
+_ROLES = ("builder", "instance", "codebuild", "verifier", "releaser")
 
 
 @click.command()
@@ -68,8 +68,9 @@ def command(
 ) -> None:
     """Print the least permissions that the roles of this project need. Asks nobody and creates nothing.
 
-    builder: lock, plan, build, gc. instance: the instance that it starts. verifier: verify. releaser: release, smoke.
-    github: the trust policy of a role for GitHub Actions. Without a role: the first four.
+    builder: lock, plan, build, gc. instance: the instance that it starts. codebuild: builds of images in CodeBuild.
+    verifier: verify. releaser: release, smoke. github: the trust policy of a role for GitHub Actions. Without a role:
+    all but that.
 
     \b
     Examples:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from splitbake.catalog import leases
-from splitbake.iam import access, common, spot
+from splitbake.iam import access, codebuild, common, spot
 from splitbake.iam.policies import GETS, HAS, Conditions, Scope, Statement, named
 from splitbake.manifest.ami import KNOWN_BASES, BaseByName, BaseBySsm
 
@@ -32,12 +32,14 @@ def builder(scope: Scope) -> Iterator[Statement]:
     )
     yield from _base(scope)
     yield from common.models(scope)
-    own = (f"artifacts/{scope.place}/*", f"runs/{scope.place}/*/build/*", "inputs/*")
+    made = (f"{what}/{scope.place}/*" for what in ("artifacts", "dependencies", "provenance"))
+    own = (*made, f"runs/{scope.place}/*/build/*", "inputs/*")
     held = leases("build", scope.environment.account, scope.environment.region)
     yield from common.state(scope, *own, f"leases/{held}*")
     yield from common.bucket_keys(scope)
-    repositories = [manifest.image.repository]
+    repositories = [manifest.image.repository, *([manifest.image.cache] if manifest.image.cache else [])]
     yield from common.registry(scope, repositories, push=True)
+    yield from common.making_repository(scope)
     pulled = [name for image in (manifest.image.base, *manifest.ami.preload) for name in common.in_registry(image)]
     if names := sorted(set(pulled) - set(repositories)):
         yield Statement(
@@ -45,6 +47,7 @@ def builder(scope: Scope) -> Iterator[Statement]:
             actions=common.ECR_PULL,
             resources=[scope.arn("ecr", f"repository/{name}") for name in names],
         )
+    yield from codebuild.caller(scope)
     yield from access.granted(scope)
     yield from access.launching(
         scope, instance_type=manifest.ami.builder.instance_type, image=_from_base(scope), tokens=False

@@ -59,7 +59,8 @@ def bucket_keys(scope: Scope) -> Iterator[Statement]:
     """Yield the use of the KMS keys of the buckets, which the manifest does not name, by S3 in the caller's name."""
     if not scope.kms_keys:
         return
-    writing = ["kms:GenerateDataKey"] if scope.manifest.state.startswith("s3://") else []
+    uploads = scope.manifest.image.builder == "codebuild"
+    writing = ["kms:GenerateDataKey"] if uploads or scope.manifest.state.startswith("s3://") else []
     yield Statement(
         sid="BucketKeys",
         actions=["kms:Decrypt", *writing],
@@ -113,6 +114,17 @@ def registry(scope: Scope, repositories: Iterable[str], *, push: bool = False) -
         sid="PushImages" if push else "PullImages",
         actions=[*ECR_PULL, "ecr:DescribeRepositories", *(("ecr:CreateRepository", *ECR_PUSH) if push else ())],
         resources=[scope.arn("ecr", f"repository/{name}") for name in names],
+    )
+
+
+def making_repository(scope: Scope) -> Iterator[Statement]:
+    """Yield what making the image's repository takes beyond the call itself, and seeing how it was made."""
+    if scope.manifest.image.ecr.keep is None:
+        return
+    yield Statement(
+        sid="ExpireImages",
+        actions=["ecr:GetLifecyclePolicy", "ecr:PutLifecyclePolicy"],
+        resources=[scope.arn("ecr", f"repository/{scope.manifest.image.repository}")],
     )
 
 

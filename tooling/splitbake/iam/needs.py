@@ -134,16 +134,17 @@ def needs(call: Call, facts: Facts) -> list[Request]:
 
 def table() -> Mapping[str, Row]:
     """Return all rows: ``service:Operation`` of an API -> what it needs."""
-    from splitbake.iam import needs_ec2, needs_iam, needs_others
+    from splitbake.iam import needs_codebuild, needs_ec2, needs_iam, needs_others
 
-    return {**needs_ec2.ROWS, **needs_iam.ROWS, **needs_others.ROWS}
+    return {**needs_codebuild.ROWS, **needs_ec2.ROWS, **needs_iam.ROWS, **needs_others.ROWS}
 
 
-#: Parameters of calls by which a role is handed over -> the service that gets it.
+#: Parameters of calls by which a role is handed over, those of one service before others -> who gets it.
 _PASSED: Final = {
     "executionRoleArn": "ecs-tasks.amazonaws.com",
     "jobRoleArn": "ecs-tasks.amazonaws.com",
     "taskRoleArn": "ecs-tasks.amazonaws.com",
+    "codebuild:serviceRole": "codebuild.amazonaws.com",
     "serviceRole": "batch.amazonaws.com",
     "spotIamFleetRole": "spotfleet.amazonaws.com",
 }
@@ -155,8 +156,8 @@ def _passing(asked: Asked) -> Iterator[Request]:
     for name, value in _roles(asked.call.parameters):
         if name == "instanceRole":  # an instance profile, whatever it is called
             yield asked.pass_role(asked.facts.role_of_profile(value), "ec2.amazonaws.com")
-        elif name in _PASSED:
-            yield asked.pass_role(value, _PASSED[name])
+        elif receiver := _PASSED.get(f"{asked.call.service}:{name}") or _PASSED.get(name):
+            yield asked.pass_role(value, receiver)
         else:
             raise UnjudgedError(f"{asked.call.name} has {name}: which service gets that role is not known here")
 

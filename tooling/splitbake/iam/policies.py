@@ -230,6 +230,7 @@ class Scope:
 _MAKERS: Final[Mapping[str, str]] = {
     "builder": "splitbake.iam.building:builder",
     "instance": "splitbake.iam.building:instance",
+    "codebuild": "splitbake.iam.codebuild:service",
     "verifier": "splitbake.iam.verifying:verifier",
     "releaser": "splitbake.iam.releasing:releaser",
 }

@@ -31,10 +31,41 @@ _STARTING: Final = ("builder", "verifier")
 NOT_BY_LOOP: Final = (
     Group(
         "layers go to and from a registry, and that of the local cloud knows one password and no roles",
-        ("builder", "verifier", "releaser"),
+        ("builder", "codebuild", "verifier"),
         tuple(action for action in (*ECR_PULL, *ECR_PUSH) if action != "ecr:DescribeImages"),
     ),
-    Group("only where the bucket keeps versions", ("builder", "verifier", "releaser"), ("s3:GetObjectVersion",)),
+    Group(
+        "only where the bucket keeps versions",
+        ("builder", "codebuild", "verifier", "releaser"),
+        ("s3:GetObjectVersion",),
+    ),
+    Group(
+        "only with `image.builder: codebuild`",
+        ("builder",),
+        (
+            *("codebuild:BatchGetBuilds", "codebuild:BatchGetProjects", "codebuild:CreateProject"),
+            *("codebuild:StartBuild", "codebuild:StopBuild", "codebuild:UpdateProject"),
+            *("logs:CreateLogGroup", "logs:GetLogEvents", "logs:PutRetentionPolicy", "logs:TagResource"),
+        ),
+    ),
+    Group(
+        "only with `image.builder: codebuild`; another test builds in the local cloud under that very policy",
+        ("codebuild",),
+        (
+            *("ecr:GetAuthorizationToken", "logs:CreateLogGroup", "logs:CreateLogStream", "logs:PutLogEvents"),
+            "s3:GetObject",
+        ),
+    ),
+    Group("only with `image.codebuild.secrets`; the same test", ("codebuild",), ("secretsmanager:GetSecretValue",)),
+    Group(
+        "only with `image.codebuild.vpc`, never exercised",
+        ("codebuild",),
+        (
+            *("ec2:CreateNetworkInterface", "ec2:CreateNetworkInterfacePermission", "ec2:DeleteNetworkInterface"),
+            *("ec2:DescribeDhcpOptions", "ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups"),
+            *("ec2:DescribeSubnets", "ec2:DescribeVpcs"),
+        ),
+    ),
     Group("only with `ami.builder.subnet`", _STARTING, ("ec2:DescribeSubnets",)),
     Group("a current Packer asks, 1.6 does not", ("builder",), ("ec2:DescribeInstanceStatus",)),
     Group("only where a run was interrupted, and by gc", _STARTING, ("ec2:DeleteNetworkInterface",)),
@@ -56,14 +87,20 @@ NOT_BY_LOOP: Final = (
         "only where the environment promotes",
         ("releaser",),
         (
-            *("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeSnapshots", "ecr:CreateRepository"),
-            "ecr:GetAuthorizationToken",
+            *("ec2:CopyImage", "ec2:CreateTags", "ec2:DescribeSnapshots", "ecr:BatchCheckLayerAvailability"),
+            *("ecr:CompleteLayerUpload", "ecr:CreateRepository", "ecr:GetAuthorizationToken"),
+            *("ecr:GetDownloadUrlForLayer", "ecr:InitiateLayerUpload", "ecr:UploadLayerPart"),
         ),
     ),
     Group(
         "only with `ami.share`, or where an environment promotes from this one",
         ("verifier", "releaser"),
         ("ec2:ModifyImageAttribute", "ec2:ModifySnapshotAttribute"),
+    ),
+    Group(
+        "only with `image.ecr.keep`",
+        ("builder", "releaser"),
+        ("ecr:GetLifecyclePolicy", "ecr:PutLifecyclePolicy"),
     ),
     Group("only with `ami.deprecate`", ("builder",), ("ec2:EnableImageDeprecation",)),
     Group(
@@ -84,7 +121,7 @@ NOT_BY_LOOP: Final = (
     ),
     Group(
         "only with keys of buckets (`--kms-key`)",
-        ("builder", "verifier", "releaser"),
+        ("builder", "codebuild", "verifier", "releaser"),
         ("kms:Decrypt", "kms:GenerateDataKey"),
     ),
     Group(
