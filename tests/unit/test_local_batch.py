@@ -102,7 +102,8 @@ def test_every_job_is_kept_from_aws_itself_and_only_a_role_gives_a_key(role, tmp
 
 def test_a_line_that_docker_parted_is_whole_again():
     stamp = b"2026-01-02T03:04:05.%03d000000Z "
-    parts = [stamp % 1 + b"short\n", stamp % 2 + b"a" * 3, stamp % 3 + b"b" * 3, stamp % 4 + b"c\r\n", stamp % 5 + b"end"]
+    texts = (b"short\n", b"aaa", b"bbb", b"c\r\n", b"end")
+    parts = [stamp % number + text for number, text in enumerate(texts, start=1)]
     container = SimpleNamespace(logs=lambda **_: iter(parts))
     found = [line for lines in Containers.follow(container) for line in lines]
     assert [text for _, text in found] == ["short", "aaabbbc", "end"]

@@ -45,7 +45,8 @@ def test_a_layer_holds_exactly_its_files(content):
         members = archive.getmembers()
         found = {each.name: archive.extractfile(each).read() for each in members if each.isfile()}
     assert found == {f"app/{path}": data for path, data in content.items()}
-    assert {(each.mtime, each.uid, each.gid, each.uname, each.gname) for each in members} <= {(layers.TIME, 0, 0, "", "")}
+    owners = {(each.mtime, each.uid, each.gid, each.uname, each.gname) for each in members}
+    assert owners <= {(layers.TIME, 0, 0, "", "")}
     assert "app" not in {each.name for each in members}, "a folder of the image below keeps its owner and mode"
 
 
@@ -96,7 +97,8 @@ def test_layers_on_top():
     said = json.loads(manifest)
     assert said["config"] == {"mediaType": images.CONFIG, "digest": images.digest(config), "size": len(config)}
     assert [layer["mediaType"] for layer in said["layers"]] == [images.LAYER, images.LAYER], "Docker's name and OCI's"
-    assert images.read(manifest, config) == Image((Layer(Descriptor(images.LAYER, "sha256:b1", 10), "sha256:1"), top), made.config)
+    lowest = Layer(Descriptor(images.LAYER, "sha256:b1", 10), "sha256:1")
+    assert images.read(manifest, config) == Image((lowest, top), made.config)
     assert base().config["config"]["Cmd"] == ["old"], "what it was made from stays as it was"
 
 

@@ -128,3 +128,8 @@ class InterruptError(SplitbakeError):
 
     code = "interrupted"
     exit_code = 130
+
+
+def printable(text: str) -> str:
+    """Escape what a terminal, or a runner that reads its log line by line, may take for a command: names hold it."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)

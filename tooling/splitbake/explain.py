@@ -10,6 +10,7 @@ from itertools import zip_longest
 from pathlib import PurePosixPath
 from typing import Any
 
+from splitbake.errors import printable
 from splitbake.inputs import TEXTS, Inputs
 from splitbake.units import counted
 
@@ -25,12 +26,7 @@ def explain(old: Inputs, new: Inputs) -> list[str]:
     """Say what differs from ``old`` to ``new``; empty where nothing does."""
     words = [_value(name, old.values.get(name), new.values.get(name)) for name in _differing(old.values, new.values)]
     words += _files(old.files, new.files)
-    return [_printable(text) for text in words]
-
-
-def _printable(text: str) -> str:
-    """Escape what a terminal, or a runner that reads its log line by line, may take for a command: names hold it."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    return [printable(text) for text in words]
 
 
 def _differing(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

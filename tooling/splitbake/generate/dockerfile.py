@@ -1,4 +1,4 @@
-"""The Dockerfile of the dependencies image: what changes rarely. The code comes on top of it without a build (``oci/``).
+"""The Dockerfile of the dependencies image: what changes rarely. The code comes on top of it without a build.
 
 Only what BuildKit's oldest built-in frontend knows (Engine 20.10): no ``# syntax=`` line, which would need an image
 hub, no heredocs. Every text from the manifest goes through one of the small writers at the end, so that it is a value

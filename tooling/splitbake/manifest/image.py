@@ -22,7 +22,19 @@ from splitbake.spec import (
 )
 
 #: Links on a merged /usr, and what leads to memory: a layer with a folder there would hide what the base has.
-_LINKS: Final = ("/bin", "/sbin", "/lib", "/lib32", "/lib64", "/libx32", "/var/run", "/var/lock", "/proc", "/sys", "/dev")
+_LINKS: Final = (
+    "/bin",
+    "/sbin",
+    "/lib",
+    "/lib32",
+    "/lib64",
+    "/libx32",
+    "/var/run",
+    "/var/lock",
+    "/proc",
+    "/sys",
+    "/dev",
+)
 
 
 def _known_builder(name: str) -> str:

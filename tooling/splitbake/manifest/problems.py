@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from splitbake.errors import printable
 from splitbake.manifest.outline import field_at, keys_of, model_at
 from splitbake.manifest.yamldoc import Document, Location, Position, Problem
 from splitbake.spec import is_tag, nearest
@@ -43,7 +44,8 @@ def explain(model: type[ModelT], document: Document, checks: Checks) -> tuple[Mo
         errors = invalid.errors(include_url=False)
         known = _Translator(model, document, errors)
         problems += [known.problem(error) for error in errors if not known.is_echo(error)]
-    problems += [Problem(document.key_position(location), message) for location, message in checks(document.data)]
+    found = checks(document.data)
+    problems += [Problem(document.key_position(location), printable(message)) for location, message in found]
     return result, sorted(dict.fromkeys(problems), key=_order)
 
 
