@@ -194,6 +194,8 @@ def test_verify(roles):
     "action",
     [
         "ecr:DescribeImages",
+        "ecr:BatchGetImage",
+        "ecr:PutImage",
         "ec2:DescribeLaunchTemplateVersions",
         "ec2:CreateLaunchTemplateVersion",
         "batch:UpdateComputeEnvironment",
@@ -339,12 +341,16 @@ def test_the_releaser_reads_the_state_and_nothing_else_of_s3(roles):
     assert s3.list_objects_v2(Bucket="video-analysis-splitbake", Prefix="state/records/")["KeyCount"] > 0
 
 
+#: What only building writes.
+MADE = ("artifacts", "dependencies", "inputs", "provenance")
+
+
 @pytest.mark.parametrize(
     ("role", "others"),
     [
-        ("builder", ("reports", "inventories", "records", "leases/release", "leases/verify")),
-        ("verifier", ("artifacts", "inputs", "records", "leases/build", "leases/release")),
-        ("releaser", ("artifacts", "inputs", "reports", "inventories", "runs", "leases/build", "leases/verify")),
+        ("builder", ("reports", "inventories", "sboms", "records", "leases/release", "leases/verify")),
+        ("verifier", (*MADE, "records", "leases/build", "leases/release")),
+        ("releaser", (*MADE, "sboms", "reports", "inventories", "runs", "leases/build", "leases/verify")),
     ],
 )
 def test_each_role_writes_its_own_part_of_the_state_only(roles, role, others):

@@ -277,7 +277,7 @@ def test_the_code_goes_alone_and_the_hosts_stay(world, other_code):
     outcome = world.splitbake("release", "image", "--yes", "--json")
     assert outcome.code == 0, outcome.err + outcome.out
     assert (outcome.json["status"], outcome.json["ami"], outcome.json["image"]) == ("good", ami, image)
-    assert [step["phase"] for step in outcome.json["steps"]] == ["JOB"]
+    assert [step["phase"] for step in outcome.json["steps"]] == ["TAG", "JOB"]
     assert newest_job_definition(world)["containerProperties"]["image"] == image
     assert host_side(world) == hosts
     assert world.splitbake("smoke", "--json").json["status"] == "SUCCEEDED"

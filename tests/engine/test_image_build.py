@@ -15,7 +15,7 @@ import pytest
 
 from splitbake import contract, dockercli, ecr, fingerprint, health
 from splitbake import lock as locks
-from splitbake.bake import dependencies, image
+from splitbake.bake import dependencies, found, image
 from splitbake.bake import docker as docker_builder
 from splitbake.bake.docker import DockerBuilder
 from splitbake.contract import Need
@@ -186,6 +186,7 @@ def test_a_code_edit_leaves_all_lower_layers_equal(base, tmp_path):
 
 def test_the_same_tree_is_the_same_image_on_a_machine_that_has_nothing(base, tmp_path, monkeypatch):
     """No cache, no earlier image, another folder, other times: the same bytes. Only the state says what there is."""
+
     def made(project: Project, say=silent):
         return image.build(project, project.cloud(), fingerprint.inputs(project, "image"), say=say)
 
@@ -212,6 +213,23 @@ def test_dependencies_are_built_once(base, tmp_path, monkeypatch):
 
     monkeypatch.setattr(DockerBuilder, "make", never)
     build(project)
+
+
+def test_dependencies_that_the_state_has_lost_are_taken_and_weigh_the_same(base, tmp_path, monkeypatch):
+    project = write_project(tmp_path, base)
+    catalog, key = project.catalog(project.cloud()), dependencies.key(project)
+    (tmp_path / "app/lib/more.py").write_text("more = 2")
+    with monkeypatch.context() as patch:
+        patch.setattr(found, "dependencies", lambda *_: None)
+        built = build(project), catalog.dependencies(key)
+    shutil.rmtree(tmp_path / "state")
+    monkeypatch.setattr(DockerBuilder, "make", lambda *_: pytest.fail("the dependencies were built again"))
+    taken = build(project), catalog.dependencies(key)
+    assert (taken[0].id, taken[1].digest, taken[1].size) == (built[0].id, built[1].digest, built[1].size)
+    for kind in ("layer", "distribution"):
+        weights = [[(one.size, one.name) for one in made.heaviest if one.kind == kind] for made in (built[1], taken[1])]
+        assert [size for size, _ in weights[0]] == [size for size, _ in weights[1]]
+    assert weights[0] == weights[1]
 
 
 def test_odd_names_are_built_exactly(base, tmp_path, monkeypatch):
@@ -310,7 +328,7 @@ def derived(project: Project, artifact, folder: Path, instructions: str):
 
 
 def test_an_image_over_its_budget_is_not_pushed(base, tmp_path):
-    project = write_project(tmp_path, base, budget="1 MB")
+    project = write_project(tmp_path, base, budget="1 MB", requirements=f"# nobody has built these\n{PINNED}")
     uri = ecr.ensure_repository(project.cloud(), "image-test/batch")
     registry = project.cloud().client("ecr")
     before = registry.list_images(repositoryName="image-test/batch")["imageIds"]
@@ -369,7 +387,7 @@ def test_base_images_that_cannot_be_resolved(base, tmp_path):
 
 
 def test_without_engine_or_client_the_error_says_so(base, tmp_path, monkeypatch):
-    project = write_project(tmp_path, base)
+    project = write_project(tmp_path, base, requirements=f"# nor these\n{PINNED}")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
     with pytest.raises(ToolError, match="Cannot connect to the Docker daemon"):
         build(project)

@@ -167,7 +167,8 @@ def test_a_pair_is_copied_to_another_account_and_region_once(site, aws):
     shown = site.promote("--dry-run")
     assert shown.returncode == 0, shown.stderr
     assert f'ec2 CopyImage {{"Name": "{site.name}' in shown.stdout
-    assert f"docker buildx imagetools create --tag {site.name}:iiiiiiiiiiii {site.pair.image.uri}" in shown.stdout
+    tag = f"iiiiiiiiiiii-{site.pair.image.id[7:19]}"
+    assert f"copy {site.pair.image.uri} to {site.name}:{tag}" in shown.stdout
     assert site.changed() == before
 
     data = site.promoted()
@@ -186,6 +187,8 @@ def test_a_pair_is_copied_to_another_account_and_region_once(site, aws):
     wanted = [{"imageDigest": site.pair.image.id}]
     found = aws("ecr", PROD, ELSEWHERE).describe_images(repositoryName=site.name, imageIds=wanted)["imageDetails"]
     assert [one["imageDigest"] for one in found] == [site.pair.image.id]
+    released = f"release-prod-{data['record'].removeprefix('records/prod/').removesuffix('.json')}"
+    assert sorted(found[0]["imageTags"]) == [tag, released]
     with dockercli.login(ecr.credentials(site.dev)) as docker:
         docker.image.pull(data["image"], quiet=True)
         docker.image.remove(data["image"])

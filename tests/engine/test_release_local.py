@@ -32,6 +32,8 @@ from splitbake.ui import silent
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(120)]
 
 REPOSITORY = "docker-hub/library/python"
+#: What an earlier release has left on the one image of all tests here, so that none of theirs has to.
+RELEASED = "release-local-20260101T000000Z-000000"
 TERRAFORM = """\
 # The host.   Odd   spacing stays.
 resource "aws_launch_template" "gpu" {
@@ -169,11 +171,23 @@ class Site:
         """A verified pair: the image is the base image's digest, the AMI was made of the base AMI."""
         ecr = self.aws("ecr")
         uri = ecr.describe_repositories(repositoryNames=[REPOSITORY])["repositories"][0]["repositoryUri"]
-        digest = ecr.describe_images(repositoryName=REPOSITORY)["imageDetails"][0]["imageDigest"]
+        found = ecr.describe_images(repositoryName=REPOSITORY)["imageDetails"][0]
+        digest = found["imageDigest"]
+        if RELEASED not in found["imageTags"]:
+            ecr.put_image(repositoryName=REPOSITORY, imageTag=RELEASED, **self.manifest_of(digest))
         pair = Pair(self.artifact("ami", self.ami, "us-east-1"), self.artifact("image", digest, uri))
         self.verified(pair.ami)
         self.verified(pair.image)
         return pair
+
+    def manifest_of(self, digest: str) -> dict[str, str]:
+        asked = {"repositoryName": REPOSITORY, "imageIds": [{"imageDigest": digest}]}
+        (image,) = self.aws("ecr").batch_get_image(**asked)["images"]
+        return {key: image[key] for key in ("imageManifest", "imageManifestMediaType")}
+
+    def tags(self, digest: str) -> list[str]:
+        asked = {"repositoryName": REPOSITORY, "imageIds": [{"imageDigest": digest}]}
+        return self.aws("ecr").describe_images(**asked)["imageDetails"][0]["imageTags"]
 
     def artifact(self, half, name: str, location: str) -> Artifact:
         digest = hashlib.sha256(name.encode()).hexdigest()
@@ -280,6 +294,49 @@ def test_a_release_moves_every_target(site):
     assert definition["retryStrategy"]["evaluateOnExit"][0] == {"onExitCode": "78", "action": "retry"}
     assert [one.model_dump() for one in site.stored()] == [record.model_dump()]
     assert list(record.versions.values()) == ["2"]
+
+
+def test_a_first_release_tags_the_image_before_anything_names_it(site, aws):
+    pair = site.pair()
+    aws("ecr").batch_delete_image(repositoryName=REPOSITORY, imageIds=[{"imageTag": RELEASED}])
+    (step, *others) = site.plan(pair).steps
+    assert (step.phase.name, step.title) == ("TAG", f"tag the image release-local-{step.title[-23:]}")
+    assert [one.phase.name for one in others] == ["TEXT", "HOST", "HOST", "JOB", "DEFAULT"]
+    assert not any(tag.startswith("release-") for tag in site.tags(pair.image.id)), "planning changes nothing"
+
+    record = site.release(pair)
+    tag = f"release-local-{record.id}"
+    assert (record.steps[0].phase, record.steps[0].status) == ("TAG", "done")
+    assert [call.model_dump() for call in record.steps[0].calls] == [
+        {
+            "service": "ecr",
+            "operation": "PutImage",
+            "parameters": {"repositoryName": REPOSITORY, "imageDigest": pair.image.id, "imageTag": tag},
+        }
+    ]
+    assert tag in site.tags(pair.image.id)
+    assert site.plan(pair).steps == []
+    aws("ecr").batch_delete_image(repositoryName=REPOSITORY, imageIds=[{"imageTag": tag}])
+    assert [one.phase.name for one in site.plan(pair).steps] == ["TAG"], "what is live is tagged again"
+    site.pair()  # as the other tests have it
+
+
+def test_an_image_that_cannot_be_tagged_changes_nothing(site, aws, monkeypatch):
+    pair = site.pair()
+    aws("ecr").batch_delete_image(repositoryName=REPOSITORY, imageIds=[{"imageTag": RELEASED}])
+    plan, before = site.plan(pair), site.live()
+
+    def refuse(**_parameters):
+        from botocore.exceptions import ClientError
+
+        raise ClientError({"Error": {"Code": "AccessDeniedException", "Message": "no"}}, "PutImage")
+
+    monkeypatch.setattr(site.cloud.client("ecr"), "put_image", refuse)
+    with pytest.raises(ReleaseError, match=r"stopped at step 1 of 6, tag the image.*by API: perhaps repository"):
+        run(plan, site.project, site.cloud, silent)
+    assert {**site.live(), "files": {}} == {**before, "files": {}}
+    assert site.terraform.read_text() == TERRAFORM % site.base
+    site.pair()
 
 
 def test_the_record_can_take_the_release_back_and_holds_no_secret(site):

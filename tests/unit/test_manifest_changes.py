@@ -129,6 +129,7 @@ TABLE: dict[str, tuple[str, Any]] = {
     "image.codebuild.vpc.subnets": ("nothing", in_vpc(subnets=["subnet-0a1b2c3e"])),
     "image.codebuild.vpc.security_groups": ("nothing", in_vpc(security_groups=["sg-0a1b2c3e"])),
     "image.codebuild.secrets": ("image", with_secret),
+    "image.cache": ("nothing", "faces-cache"),
     "image.ecr.immutable": ("nothing", True),
     "image.ecr.scan": ("nothing", True),
     "image.ecr.keep": ("nothing", 30),

@@ -11,12 +11,14 @@ import pytest
 from botocore.exceptions import ClientError
 from click.testing import CliRunner
 
-from splitbake import build, dockercli, verify
+from splitbake import build, ecr, verify
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.cli.release import command
 from splitbake.cloud import Cloud
 from splitbake.contract import Need, Offer
-from splitbake.errors import GuardError, ReleaseError, UsageError
+from splitbake.ecr import Credentials
+from splitbake.errors import CloudError, GuardError, ReleaseError, UsageError
+from splitbake.oci.client import Repository
 from splitbake.project import Project
 from splitbake.release import promote, promote_ami, promote_image, sharing
 from splitbake.release import record as records
@@ -202,10 +204,9 @@ def world(monkeypatch) -> World:
     monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
     monkeypatch.setattr(Cloud, "client", lambda cloud, service: Client(world, cloud.environment.region))
     monkeypatch.setattr(Live.__init__, "__defaults__", (0,))
-    monkeypatch.setattr(dockercli, "require_buildx", lambda: None)
 
-    def transport(route, source, target):
-        world.calls.append(("transport", {"source": source.uri, "target": target}))
+    def transport(route, source, uri, _say):
+        world.calls.append(("transport", {"source": source.uri, "target": uri}))
         world.repositories[PROD, route.target.environment.region][source.id] = "ACTIVE"
 
     monkeypatch.setattr(promote_image, "_transport", transport)
@@ -269,9 +270,7 @@ def test_planning_shows_the_calls_and_makes_none(site, world):
     promotion = promote.plan(site.project, site.prod)
     assert promotion.pair is None
     assert promotion.image.calls[0].startswith("ecr CreateRepository")
-    assert promotion.image.calls[1] == (
-        f"docker buildx imagetools create --tag app:{'f' * 12} {DEV}.eu-west-1/app@{DIGEST}"
-    )
+    assert promotion.image.calls[1] == f"copy {DEV}.eu-west-1/app@{DIGEST} to app:{'f' * 12}-{'d' * 12}"
     names = [call.split()[1] for call in promotion.ami.calls]
     assert names == ["CopyImage", "CreateTags", "ModifyImageAttribute", "ModifySnapshotAttribute"]
     assert world.calls == []
@@ -396,7 +395,7 @@ def test_an_archived_image_is_told(site, world):
 
 
 def test_an_image_that_arrives_with_another_digest_is_refused(site, world, monkeypatch):
-    def transport(route, source, target):
+    def transport(route, source, _uri, _say):
         world.repositories[PROD, "us-east-1"]["sha256:other"] = "ACTIVE"
 
     monkeypatch.setattr(promote_image, "_transport", transport)
@@ -494,9 +493,38 @@ def test_verifying_shares_the_ami_and_only_that(site, world, monkeypatch, half):
     assert world.changes() == shared
 
 
-@pytest.mark.parametrize("refused", ["403 Forbidden", "denied: not authorized", "no basic auth credentials"])
-def test_a_repository_that_may_not_be_read_says_which_policy_opens_it(refused):
-    assert promote_image._REFUSED.search(refused)
+@pytest.mark.parametrize("refused", ["it answered 403 DENIED not you", "it answered 401 UNAUTHORIZED"])
+def test_a_repository_that_may_not_be_read_says_which_policy_opens_it(site, world, monkeypatch, refused):
+    monkeypatch.undo()
+    route = promote.Route(site.project, site.dev, site.prod)
+    source = records.last_good(site.project.store(site.dev), "dev").image
+    seen = []
+
+    def manifest(repository, digest):
+        seen.append((repository.uri, digest))
+        raise CloudError(refused)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ecr, "credentials", lambda cloud: Credentials(f"{cloud.environment.account}.ecr", "c2VjcmV0"))
+        patch.setattr(Repository, "manifest", manifest)
+        with pytest.raises(ReleaseError, match=refused) as caught:
+            promote_image._transport(route, source, "target/app", silent)
+        assert (
+            f"the policy of repository app in account {DEV}, eu-west-1 must allow account {PROD}" in caught.value.hint
+        )
+        patch.setattr(Repository, "manifest", lambda *_: None)
+        with pytest.raises(ReleaseError, match="is gone"):
+            promote_image._transport(route, source, "target/app", silent)
+    assert seen == [(source.location, DIGEST)]
+
+
+def test_a_repository_is_made_there_as_the_manifest_has_it(site, world):
+    path = site.folder / "splitbake.yaml"
+    path.write_text(path.read_text().replace("repository: app,", "repository: app, ecr: {immutable: true, keep: 20},"))
+    site.project = Project(path)
+    create, expire, _ = promote.plan(site.project, site.prod).image.calls
+    assert create == 'ecr CreateRepository {"repositoryName": "app", "imageTagMutability": "IMMUTABLE"}'
+    assert expire.startswith('ecr PutLifecyclePolicy {"repositoryName": "app", "lifecyclePolicyText": ')
 
 
 def test_a_dry_run_shows_what_is_missing_and_changes_nothing(site, world):
@@ -504,7 +532,7 @@ def test_a_dry_run_shows_what_is_missing_and_changes_nothing(site, world):
     shown = CliRunner().invoke(command, arguments, catch_exceptions=False).stdout
     assert "from environment dev, records/dev/r1.json" in shown
     assert "ec2 CopyImage" in shown
-    assert "docker buildx imagetools create" in shown
+    assert f"copy {DEV}.eu-west-1/app@{DIGEST}" in shown
     assert "The targets are planned when this is done." in shown
     data = json.loads(CliRunner().invoke(command, [*arguments, "--json"], catch_exceptions=False).stdout)
     assert data["promoted"]["ami"]["artifact"] is None

@@ -22,4 +22,4 @@ def test_an_output_that_is_not_known_is_never_sent():
 
 
 def test_hosts_come_before_jobs_and_defaults_last():
-    assert list(Phase) == [Phase.TEXT, Phase.HOST, Phase.JOB, Phase.DEFAULT] == sorted(Phase)
+    assert list(Phase) == [Phase.TAG, Phase.TEXT, Phase.HOST, Phase.JOB, Phase.DEFAULT] == sorted(Phase)

@@ -13,7 +13,8 @@ PUBLIC_PARAMETERS: Final = "/aws/"
 
 _ECR: Final = (
     *("BatchCheckLayerAvailability", "BatchGetImage", "CompleteLayerUpload", "DescribeImages"),
-    *("GetDownloadUrlForLayer", "InitiateLayerUpload", "PutImage", "UploadLayerPart"),
+    *("GetDownloadUrlForLayer", "GetLifecyclePolicy", "InitiateLayerUpload", "PutImage", "PutLifecyclePolicy"),
+    "UploadLayerPart",
 )
 _BATCH_READING: Final = (
     *("DescribeComputeEnvironments", "DescribeJobDefinitions", "DescribeJobQueues", "DescribeJobs", "ListJobs"),

@@ -49,14 +49,15 @@ def _way(scope: Scope) -> ways.Way:
 
 
 def _registry(scope: Scope) -> Iterator[Statement]:
-    """Yield what it takes to see the image; only a promotion to elsewhere moves one."""
+    """Yield what it takes to see the image and to tag it; only a promotion to elsewhere moves one."""
     repository = scope.manifest.image.repository
     if _way(scope) != "same":
         yield from common.registry(scope, [repository], push=True)
+        yield from common.making_repository(scope)
         return
     yield Statement(
-        sid="SeeImages",
-        actions=["ecr:DescribeImages", "ecr:DescribeRepositories"],
+        sid="TagImages",
+        actions=["ecr:BatchGetImage", "ecr:DescribeImages", "ecr:DescribeRepositories", "ecr:PutImage"],
         resources=[scope.arn("ecr", f"repository/{repository}")],
     )
 

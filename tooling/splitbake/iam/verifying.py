@@ -20,7 +20,8 @@ def verifier(scope: Scope) -> Iterator[Statement]:
         *("DescribeSecurityGroups", "DescribeSubnets", "DescribeVolumes", "DescribeVpcs"),
     )
     yield from common.models(scope)
-    own = (f"reports/{scope.place}/*", f"inventories/{scope.place}/*", f"runs/{scope.place}/*/verify/*")
+    found = (f"{what}/{scope.place}/*" for what in ("reports", "inventories", "sboms"))
+    own = (*found, f"runs/{scope.place}/*/verify/*")
     held = leases("verify", scope.environment.account, scope.environment.region)
     yield from common.state(scope, *own, f"leases/{held}*")
     yield from common.bucket_keys(scope)

@@ -9,15 +9,33 @@ from hashlib import sha256
 from typing import Any
 from urllib.error import HTTPError
 
-from moto.core.exceptions import JsonRESTError
+from moto.core.exceptions import ServiceException
 from moto.core.responses import ActionResult
-from moto.ecr.exceptions import RepositoryNotFoundException
+from moto.ecr.exceptions import ImageAlreadyExistsException, RepositoryNotFoundException
 from moto.ecr.models import ECRBackend, Image, Repository, ecr_backends
 from moto.ecr.responses import ECRResponse
 
 from splitbake.local.hooks import Hook, around
 from splitbake.local.registry import PULL_THROUGH, USER, Manifest, Registry
 from splitbake.local.state import Cloud
+
+
+class ImageDigestDoesNotMatchException(ServiceException):
+    """PutImage was told another digest than the manifest has."""
+
+    code = "ImageDigestDoesNotMatchException"
+
+
+class ImageTagAlreadyExistsException(ServiceException):
+    """A tag that cannot be moved names another image."""
+
+    code = "ImageTagAlreadyExistsException"
+
+
+class LayersNotFoundException(ServiceException):
+    """The repository lacks what a manifest names."""
+
+    code = "LayersNotFoundException"
 
 
 def install(registry: Registry, cloud: Cloud) -> None:
@@ -130,19 +148,19 @@ class Images:
                 self._untagged[self._path(repository), tag] = digest
         return result
 
-    def put(
+    def put(  # noqa: PLR0917 - as moto calls it
         self,
-        proceed: Hook,
+        _proceed: Hook,
         backend: Any,
         repository_name: str,
         image_manifest: str,
         image_tag: str,
         image_manifest_mediatype: str | None = None,
         digest: str | None = None,
-    ) -> Any:
-        """PutImage: the manifest goes into the registry under its tag, byte for byte; moto judges immutable tags.
+    ) -> Image:
+        """PutImage: the manifest goes into the registry under its tag, byte for byte.
 
-        moto makes up digests of its own, and takes a manifest whose layers are nowhere.
+        moto takes a manifest whose layers are nowhere, and removes an image that loses its last tag by it.
         """
         repository = backend.repositories.get(repository_name)
         if repository is None:
@@ -150,20 +168,25 @@ class Images:
         self._refresh(repository, [])
         real = f"sha256:{sha256(image_manifest.encode()).hexdigest()}"
         if digest not in (None, real):
-            raise _refusal("ImageDigestDoesNotMatchException", f"The digest of the image is {real}")
-        kind = image_manifest_mediatype or json.loads(image_manifest).get("mediaType", "")
-        for image in repository.images:  # of one with another digest moto would make a copy
-            if image.image_digest == real:
-                image.image_manifest = image_manifest
-        proceed(repository_name, image_manifest, image_tag, kind, real)
+            raise ImageDigestDoesNotMatchException(f"The digest of the image is {real}")
+        named = next((image.image_digest for image in repository.images if image_tag in image.image_tags), None)
+        if named == real:
+            raise ImageAlreadyExistsException(repository_name, backend.account_id, real, image_tag)
+        if named and (repository.image_tag_mutability or "").startswith("IMMUTABLE"):
+            raise ImageTagAlreadyExistsException(
+                f"The image tag '{image_tag}' already exists in the '{repository_name}' repository and cannot be "
+                "overwritten because the repository is immutable."
+            )
         path = self._path(repository)
         try:
+            kind = image_manifest_mediatype or json.loads(image_manifest).get("mediaType", "")
             self._registry.put(path, image_tag, image_manifest, kind)
         except HTTPError as problem:
-            raise _refusal("LayersNotFoundException", f"The registry refused it: {problem}") from problem
+            raise LayersNotFoundException(f"The registry refused the manifest: {problem}") from problem
         self._untagged.pop((path, image_tag), None)
         self._refresh(repository, [real])
-        return next(image for image in repository.images if image.image_digest == real)
+        made: Image = next(image for image in repository.images if image.image_digest == real)
+        return made
 
     def _drop(self, repository: Any, digest: str) -> None:
         """Remove a manifest with all its tags, the lost ones too: whoever pushes it again sees it again."""

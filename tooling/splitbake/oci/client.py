@@ -23,10 +23,12 @@ from urllib.request import getproxies, proxy_bypass
 import urllib3
 from urllib3.exceptions import HTTPError
 
+from splitbake import units
 from splitbake.ecr import Credentials
 from splitbake.errors import CloudError
 from splitbake.oci import image as images
-from splitbake.oci.image import Image
+from splitbake.oci.image import Descriptor, Image
+from splitbake.ui import Say
 
 #: Bytes of a manifest or a configuration; registries take no larger manifests (4 MiB, distribution specification).
 _LARGEST_TEXT: Final = 8 * 1024**2
@@ -106,7 +108,10 @@ class Repository:
             CloudError: it is not an image of one platform, or the registry cannot be asked.
         """
         with self._told(f"read {manifest.digest}"):
-            config = json.loads(manifest.text)["config"]["digest"]
+            said = json.loads(manifest.text)
+            if "manifests" in said:
+                raise CloudError("it is a list of images", hint="name the one of your platform by its digest")
+            config = said["config"]["digest"]
             return images.read(manifest.text, _checked(config, _text(self._ask("GET", f"blobs/{config}"))))
 
     @contextmanager
@@ -174,11 +179,29 @@ class Repository:
             with self._told(f"name the image {tag}"):
                 kind = {"Content-Type": manifest.media_type}
                 self._ask("PUT", f"manifests/{tag}", body=manifest.text, headers=kind)
-        except CloudError:
+        except CloudError as problem:
+            if isinstance(problem.__cause__, (HTTPError, OSError)):
+                raise
             there = self.manifest(tag)
             if there is None or there.digest != manifest.digest:
                 raise
         return manifest.digest
+
+    def copy(self, source: Repository, manifest: Manifest, tag: str, say: Say) -> None:
+        """Take over an image of one platform from another repository, as it is there, under ``tag``.
+
+        Raises:
+            CloudError: it is none, or one of the two refused something.
+        """
+        image = source.read(manifest)
+        config = Descriptor.of(json.loads(manifest.text)["config"])
+        for blob in {each.digest: each for each in (*(layer.blob for layer in image.layers), config)}.values():
+            if self.has(blob.digest):
+                continue
+            say(f"copying {blob.digest[:19]}…, {units.format_size(blob.size)}")
+            with source.blob(blob.digest) as file:
+                self.upload(file, blob.digest, blob.size)
+        self.put_manifest(manifest, tag)
 
     def _ask(
         self,
@@ -211,8 +234,8 @@ class Repository:
         try:
             yield
         except CloudError as problem:
-            problem.message = f"could not {doing} in {self.uri}: {problem.message}"
-            raise
+            message = f"could not {doing} in {self.uri}: {problem.message}"
+            raise CloudError(message, hint=problem.hint) from problem.__cause__
         except (HTTPError, OSError) as problem:
             raise CloudError(
                 f"could not {doing} in {self.uri}: {problem}",

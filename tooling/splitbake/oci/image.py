@@ -94,6 +94,11 @@ class Image:
         """The bytes of its layers in a registry."""
         return sum(layer.blob.size for layer in self.layers)
 
+    @property
+    def digest(self) -> str:
+        """Of its manifest, by which a registry names it."""
+        return digest(self.texts()[1])
+
     def with_layers(self, layers: Sequence[Layer], made_by: Sequence[str], *, created: str) -> Image:
         """Return it with ``layers`` on top.
 

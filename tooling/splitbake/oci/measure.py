@@ -6,7 +6,9 @@ import gzip
 import hashlib
 import tarfile
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import IO, Final, cast
 
 #: How a file of that kind begins -> what the kind is called.
@@ -42,7 +44,11 @@ def is_gzip(content: IO[bytes]) -> bool:
     return head.startswith(_GZIP)
 
 
-def measure(content: IO[bytes]) -> Measured:
+#: Hears of each file in a layer: its path, its size, and what reads it (only while it hears of this one).
+See = Callable[[str, int, Callable[[], bytes]], None]
+
+
+def measure(content: IO[bytes], see: See = lambda _path, _size, _read: None) -> Measured:
     """Read a layer, compressed by gzip or not, from its start; no more than a part of it is ever in memory.
 
     Raises:
@@ -54,13 +60,21 @@ def measure(content: IO[bytes]) -> Measured:
     try:
         with tarfile.open(fileobj=cast("IO[bytes]", plain), mode="r|") as archive:
             for member in archive:
-                size += member.size if member.isreg() else 0
+                size += len(member.linkname.encode()) if member.issym() else 0  # as a file system has it
+                if member.isreg():
+                    size += member.size
+                    see(member.name.removeprefix("./"), member.size, partial(_read, archive, member))
                 archive.members = []  # type: ignore[attr-defined] # else it remembers each one
         while plain.read(_CHUNK):
             pass
     except (tarfile.TarError, OSError, EOFError, zlib.error) as problem:
         raise ValueError(f"it is no layer: {problem}") from problem
     return Measured(plain.digest, size)
+
+
+def _read(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(member)
+    return file.read() if file else b""
 
 
 class _Hashed:

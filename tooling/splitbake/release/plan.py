@@ -9,7 +9,7 @@ from splitbake import lease as leases
 from splitbake.cloud import Cloud, Identity
 from splitbake.lease import Holding
 from splitbake.project import Project
-from splitbake.release import demands
+from splitbake.release import demands, tag
 from splitbake.release import record as records
 from splitbake.release.live import Live
 from splitbake.release.steps import Output, Step, TextStep
@@ -86,12 +86,13 @@ def plan(project: Project, cloud: Cloud, pair: Pair) -> ReleasePlan:
         runtime_root=needs.runtime.root if needs.runtime else None,
     )
     steps, warnings, versions = _plan_targets(cloud.environment.release, context)
+    tagging = tag.plan(live, cloud.name, context.release, pair.image, project.manifest.image.repository)
     return ReleasePlan(
         id=context.release,
         environment=cloud.name,
         identity=identity,
         pair=pair,
-        steps=steps,
+        steps=[*tagging, *steps],
         warnings=warnings,
         versions=versions,
         is_recorded=_is_recorded(catalog.store, cloud.name, pair),

@@ -1,13 +1,14 @@
-"""Promoting the image half: copied by its digest from registry to registry, through no engine's store."""
+"""Promoting the image half: its manifest and its layers are copied as they are from registry to registry."""
 
 from __future__ import annotations
 
 import re
 from dataclasses import replace
 
-from splitbake import dockercli, ecr
+from splitbake import ecr
 from splitbake.artifact import Artifact, Report
-from splitbake.errors import ReleaseError
+from splitbake.errors import CloudError, ReleaseError
+from splitbake.oci.client import Repository
 from splitbake.release.steps import ApiCall
 from splitbake.release.transfer import Route, Transfer, arrived, is_complete
 from splitbake.ui import Say
@@ -34,10 +35,13 @@ def plan(route: Route, source: Artifact, report: Report) -> Transfer:
         return Transfer(source=source, report=report, way="copy", there=kept)
     calls = []
     if uri is None:
-        calls.append(str(ApiCall.plain("ecr", "CreateRepository", repositoryName=name)))
+        wanted = route.project.manifest.image.ecr
+        calls.append(str(ApiCall.plain("ecr", "CreateRepository", **ecr.creation(name, wanted))))
+        if wanted.keep is not None:
+            policy = {"repositoryName": name, "lifecyclePolicyText": ecr.lifecycle(wanted.keep)}
+            calls.append(str(ApiCall.plain("ecr", "PutLifecyclePolicy", **policy)))
     if not is_there:
-        target = f"{uri or name}:{_tag(source)}"
-        calls.append(f"docker buildx imagetools create --tag {target} {source.uri}")
+        calls.append(f"copy {source.uri} to {uri or name}:{_tag(source)}")
     return Transfer(source=source, report=report, way="copy", calls=tuple(calls))
 
 
@@ -46,17 +50,15 @@ def run(route: Route, transfer: Transfer, say: Say) -> Artifact:
 
     Raises:
         ReleaseError: the source cannot be read, or what arrived is something else.
-        ToolError: there is no Docker client with buildx.
-        CloudError: ECR refused something.
+        CloudError: ECR or a registry refused something.
     """
     source = transfer.source
     before = route.catalog.artifact("image", source.fingerprint)
-    if transfer.calls:
-        dockercli.require_buildx()
-    uri = ecr.ensure_repository(route.target, route.project.manifest.image.repository)
+    own = route.project.manifest.image
+    uri = ecr.ensure_repository(route.target, own.repository, own.ecr, say)
     if not _is_there(route, source):
         say(f"copying {source.uri} to {uri}")
-        _transport(route, source, f"{uri}:{_tag(source)}")
+        _transport(route, source, uri, say)
         if not _is_there(route, source):
             raise ReleaseError(
                 f"{source.uri} was copied to {uri}, but did not arrive with its digest",
@@ -75,7 +77,7 @@ def _copy(source: Artifact, uri: str) -> Artifact:
 
 
 def _tag(source: Artifact) -> str:
-    return source.fingerprint.removeprefix("sha256:")[:12]
+    return ecr.unique_tag(source.fingerprint, source.id)
 
 
 def _is_there(route: Route, source: Artifact) -> bool:
@@ -89,24 +91,19 @@ def _is_there(route: Route, source: Artifact) -> bool:
     return image is not None
 
 
-def _transport(route: Route, source: Artifact, target: str) -> None:
-    """Copy manifest and layers as they are.
-
-    ``imagetools create`` of a single image writes an index around it (buildx 0.13 has no other way). That is what the
-    tag names; the image in it keeps its digest, and the index keeps rules for untagged images away from it.
-    """
+def _transport(route: Route, source: Artifact, uri: str, say: Say) -> None:
+    """Copy what the target lacks, layer by layer through a temporary file; the manifest stays byte for byte."""
     host = source.location.partition("/")[0]
     # A password opens what its caller may read in every account, in the region that gave it.
-    theirs = replace(ecr.credentials(route.origin), host=host)
+    theirs = Repository(source.location, replace(ecr.credentials(route.origin), host=host))
     try:
-        with (
-            dockercli.login(theirs, ecr.credentials(route.target)) as docker,
-            dockercli.told(f"copy {source.uri} to {target}", ReleaseError),
-        ):
-            docker.buildx.imagetools.create(sources=[source.uri], tags=[target])
-    except ReleaseError as problem:
+        manifest = theirs.manifest(source.id)
+        if manifest is None:
+            raise ReleaseError(f"{source.uri} is gone", hint="build and verify it there again")
+        Repository(uri, ecr.credentials(route.target)).copy(theirs, manifest, _tag(source), say)
+    except CloudError as problem:
         if route.crosses_accounts and _REFUSED.search(problem.message):
-            problem.hint = _policy(route)
+            raise ReleaseError(problem.message, hint=_policy(route)) from problem
         raise
 
 

@@ -23,8 +23,10 @@ class Phase(enum.IntEnum):
     """When a step is done. The host comes first: a new image must never meet an old host.
 
     Registering a job definition releases it at once to everyone who submits by its bare name, so JOB follows HOST.
+    The image's tag goes before all of them: nothing shall be live that a lifecycle rule may expire.
     """
 
+    TAG = 0
     TEXT = 1
     HOST = 2
     JOB = 3
