@@ -20,7 +20,7 @@ PYTHON_FILES = (".", "run")
 @nox.session
 def demo(session: nox.Session) -> None:
     """The whole loop on this machine: bake, build, verify, release, run a job (--yes: ask nothing)."""
-    install(session, "local", "example")
+    install(session, "local", "example", "sbom")
     # On Ctrl-C nox would kill it after half a second; it needs longer to take its cloud down.
     session.run("python", "-m", "splitbake.demo", *session.posargs, interrupt_timeout=90, terminate_timeout=30)
 
@@ -28,16 +28,16 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Unit, engine and end-to-end tests; arguments go to pytest (tests/unit -k lock)."""
-    install(session, "local", "example", "dev")
+    install(session, "local", "example", "sbom", "dev")
     if not session.posargs:
-        find_tools(session)  # what is still missing then is the reason of a skipped test
+        find_tools(session, "podman")  # what is still missing then is the reason of a skipped test
     session.run("pytest", *(session.posargs or TESTS), interrupt_timeout=90, terminate_timeout=30)
 
 
 @nox.session
 def faults(session: nox.Session) -> None:
     """Kill splitbake and Packer at every stage of a bake, and see that nothing is left (tests try some of them)."""
-    install(session, "local", "example", "dev")
+    install(session, "local", "example", "sbom", "dev")
     session.run("pytest", "tests/e2e/test_faults.py", *session.posargs, env={"SPLITBAKE_ALL_FAULTS": "1"})
 
 
@@ -71,7 +71,7 @@ def doctor(session: nox.Session) -> None:
 @nox.session
 def verify(session: nox.Session) -> None:
     """Verify the AMI and the image of this project's manifest (ami or image for one of them)."""
-    install(session, "local")
+    install(session, "local", "sbom")
     session.run("splitbake", "verify", *session.posargs)
 
 

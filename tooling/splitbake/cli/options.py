@@ -32,12 +32,24 @@ environment = click.option(
     "--env", metavar="NAME", help="The environment; without it the first one that the manifest lists."
 )
 
+#: ``--image REPOSITORY@DIGEST``: passes ``image: str | None``; None is that of the project as it is now.
+image = click.option(
+    "--image", metavar="REPOSITORY@DIGEST", help="Another image than that of the project as it is now."
+)
+
 #: ``--json``: passes ``as_json: bool``.
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON, for scripts.")
 
 
 #: Half -> the name under which a step of GitHub Actions gives its artifact to later ones.
 OUTPUT_OF: dict[Half, str] = {"ami": "ami-id", "image": "image-uri"}
+
+
+def current_image(project: Project, cloud: Cloud) -> str:
+    """Return the built image of the project as it is now, ``repository@digest``."""
+    from splitbake import build
+
+    return build.current(project, cloud, "image").uri
 
 
 def guarded(project: Project, env: str | None) -> Cloud:

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from splitbake import sbom
+from splitbake import sbom, units
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.cloud import Cloud
 from splitbake.errors import InterruptError, SplitbakeError
@@ -41,7 +41,7 @@ class Bill:
         skipped = False
         try:
             made = of()
-            saw = f"{made.sbom.packages} packages by {made.sbom.tool}, {made.place}"
+            saw = f"{units.counted(made.sbom.packages, 'package')} by {made.sbom.tool}, {made.place}"
         except SplitbakeError as problem:
             skipped, saw = True, f"not made: {problem.message}"
         except Exception as problem:  # noqa: BLE001 - it is raised where it is seen
@@ -63,7 +63,8 @@ def beside(project: Project, cloud: Cloud, artifact: Artifact, say: Say) -> Iter
     def work() -> None:
         bill.make(lambda: sbom.of(project, cloud, artifact.uri, say, wanted=wanted))
 
-    thread = threading.Thread(target=work, name=NAME)
+    # A daemon: who interrupts twice does not wait for a layer that is on its way.
+    thread = threading.Thread(target=work, name=NAME, daemon=True)
     thread.start()
     try:
         yield bill
