@@ -12,7 +12,7 @@ from types import FrameType
 from benchmarks import harness
 
 #: Each registers its benchmarks when it is imported; a new group is a module and its line here.
-GROUPS = ("startup", "planning", "memory", "fetching", "baking")
+GROUPS = ("startup", "planning", "memory", "fetching", "baking", "imaging", "pushing", "bento")
 FOLDER = Path("build/bench")
 
 

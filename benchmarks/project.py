@@ -81,7 +81,7 @@ def large(stage: Stage) -> Iterator[Path]:
         _write_code(folder)
         for number in range(MODELS):
             _write_model(folder / f"weights/model-{number}.bin", number)
-        _commit(folder)
+        commit(folder)
         yield folder
     finally:
         shutil.rmtree(folder)
@@ -90,11 +90,20 @@ def large(stage: Stage) -> Iterator[Path]:
 @contextmanager
 def cloud(stage: Stage) -> Iterator[Mapping[str, str]]:
     """Run a local cloud of our own; yields the environment of its callers."""
-    folder = stage.folder / "cloud"
-    env = process.environment({"SPLITBAKE_LOCAL_DIR": str(folder)})
+    with running(stage.folder / "cloud") as env:
+        yield env
+
+
+@contextmanager
+def running(folder: Path, extra: Mapping[str, str] | None = None) -> Iterator[Mapping[str, str]]:
+    """Run a local cloud that keeps its state in ``folder``; yields the environment of its callers.
+
+    ``extra``: variables for whoever starts it, and for its callers.
+    """
+    env = process.environment({**(extra or {}), "SPLITBAKE_LOCAL_DIR": str(folder)})
 
     def local(*arguments: str) -> str:
-        return process.run((process.SPLITBAKE, "local", *arguments), cwd=stage.folder, env=env).output
+        return process.run((process.SPLITBAKE, "local", *arguments), cwd=folder.parent, env=env).output
 
     local("down")  # whatever a killed call has left
     try:
@@ -142,8 +151,15 @@ def _write_model(path: Path, number: int) -> None:
             file.write(f"{number} {block}".encode().ljust(_BLOCK, b"."))
 
 
-def _commit(folder: Path) -> None:
+def commit(folder: Path) -> None:
+    """Commit everything in ``folder``, which becomes a repository if it is none."""
+    if not (folder / ".git").exists():
+        git("init", "--quiet", cwd=folder)
+    git("add", "--all", cwd=folder)
+    git("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost", "commit", "-qm", "All of it", cwd=folder)
+
+
+def git(*arguments: str, cwd: Path) -> None:
+    """Run git with no settings of anybody."""
     env = process.environment({"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_SYSTEM": "/dev/null"})
-    author = ("-c", "user.name=benchmark", "-c", "user.email=benchmark@localhost")
-    for arguments in (("init", "--quiet"), ("add", "--all"), (*author, "commit", "--quiet", "--message", "All of it")):
-        process.run(("git", *arguments), cwd=folder, env=env)
+    process.run(("git", *arguments), cwd=cwd, env=env)

@@ -1,14 +1,16 @@
-"""What the large project needs in its cloud beyond the commands: ``python -m benchmarks.seed bucket|ami PROJECT``."""
+"""What projects need of their cloud beyond the commands: ``python -m benchmarks.seed bucket|ami|registry PROJECT``."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
-from splitbake import artifact, contract, fingerprint
+from splitbake import artifact, contract, ecr, fingerprint
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.cloud import Cloud
 from splitbake.project import Project
+from splitbake.sources import base_image
 
 
 def bucket(project: Project, cloud: Cloud) -> None:
@@ -50,6 +52,13 @@ def ami(project: Project, cloud: Cloud) -> None:
     )
 
 
+def registry(project: Project, cloud: Cloud) -> None:
+    """Print how to log in to the registry, and the name of the project's base image in it, as JSON."""
+    login, base = ecr.credentials(cloud), base_image.parse(project.manifest.image.base)
+    name = f"{login.host}/{base.repository}@{project.lock.base_image.digest}"
+    json.dump({"host": login.host, "token": login.token, "base": name}, sys.stdout)
+
+
 if __name__ == "__main__":
     project = Project(Path(sys.argv[2], "splitbake.yaml"))
-    {"bucket": bucket, "ami": ami}[sys.argv[1]](project, project.cloud())
+    {"bucket": bucket, "ami": ami, "registry": registry}[sys.argv[1]](project, project.cloud())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -96,6 +97,70 @@ def test_both_sides_take_turns_and_the_first_turn_does_not_count(tmp_path):
     _, contest, alone = out.splitlines()
     assert contest.split()[-5:] == ["3.00x", "<=", "2x", "theirs", "MISSED"]
     assert alone.split()[-4:] == ["<=", "7", "MB", "holds"]
+
+
+def test_what_takes_minutes_has_fewer_turns(tmp_path):
+    script = """
+        @bench("slow", "s", at_most=1, of_theirs=True, or_more=1.2, runs=2)
+        def slow(stage):
+            return Duel(side("ours", 99, 3, 2), side("theirs", 0, 1, 2))
+    """
+    process = play(tmp_path, script)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    (result,) = json.loads((tmp_path / "build/bench/results.json").read_text())
+    assert (result["ours"], result["theirs"], result["runs"]) == (2.5, 1.5, {"ours": [3, 2], "theirs": [1, 2]})
+    assert out.splitlines()[1].split()[-6:] == ["1x", "theirs", "or", "+1.2", "s", "holds"]
+
+
+def test_the_counter_counts_what_clients_send_and_not_what_the_cloud_asks(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    config, figure, registry = tmp_path / "config.yml", tmp_path / "bytes", tmp_path / "registry"
+    config.write_text(json.dumps({"http": {"addr": f"127.0.0.1:{port}"}}))
+    registry.write_text(f"#!{sys.executable}\n{textwrap.dedent(REGISTRY)}")
+    registry.chmod(0o755)
+    argv = [sys.executable, str(REPOSITORY / "benchmarks/counter.py"), str(registry), str(figure), "serve", str(config)]
+    calls = [
+        b"PUT / HTTP/1.1\r\nUser-Agent: %b\r\n\r\n%b" % (agent, body)
+        for agent, body in ((b"python-urllib3/2.6", b"x" * 300_000), (b"Python-urllib/3.11", b""), (b"docker/28", b"y"))
+    ]
+    with subprocess.Popen(argv, start_new_session=True) as counter:
+        try:
+            answers, figures = zip(*((ask(port, call), int(figure.read_text())) for call in calls), strict=True)
+        finally:
+            os.killpg(counter.pid, signal.SIGTERM)
+    sizes = [len(call) for call in calls]
+    assert list(answers) == sizes
+    assert list(figures) == [sizes[0], sizes[0], sizes[0] + sizes[2]]
+
+
+#: Answers each call with the number of bytes that came.
+REGISTRY = """
+    import json, socketserver, sys
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self):
+            self.wfile.write(b"%d" % len(self.rfile.read()))
+
+    address = json.load(open(sys.argv[2]))["http"]["addr"].split(":")
+    socketserver.TCPServer((address[0], int(address[1])), Handler).serve_forever()
+"""
+
+
+def ask(port: int, call: bytes) -> int:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            with socket.create_connection(("127.0.0.1", port)) as connection:
+                connection.sendall(call)
+                connection.shutdown(socket.SHUT_WR)
+                if answer := connection.makefile("rb").read():
+                    return int(answer)
+        except OSError:
+            pass
+        assert time.monotonic() < deadline, "the registry does not start"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
