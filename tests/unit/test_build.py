@@ -11,7 +11,7 @@ from typing import Any
 import boto3
 import pytest
 
-from splitbake import build, ecr, fingerprint, lease, registry
+from splitbake import build, ecr, fingerprint, lease
 from splitbake.artifact import Artifact
 from splitbake.bake import ami, image
 from splitbake.build import Built

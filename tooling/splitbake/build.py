@@ -86,20 +86,22 @@ def current(project: Project, cloud: Cloud, half: Half) -> Artifact:
 
 def _left(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs, say: Say) -> Artifact | None:
     """Return what an earlier run has made of these inputs and could not write down. Image layers are found anyway."""
-    from splitbake.bake import adopt
-
     if inputs.half == "image":
         return None
+    from splitbake.bake import adopt
+
     return adopt.earlier(project, cloud, catalog, inputs.fingerprint, say)
 
 
 def _make(project: Project, cloud: Cloud, inputs: Inputs, held: Lease, say: Say) -> Artifact:
     """Make the artifact of exactly these inputs; they may have changed while another build was waited for."""
-    from splitbake.bake import ami, image
-
     _require_unchanged(project, inputs)
-    if inputs.half == "image":
+    if inputs.half == "image":  # what bakes AMIs takes a tenth of a second to import
+        from splitbake.bake import image
+
         return image.build(project, cloud, inputs, say=say)
+    from splitbake.bake import ami
+
     return ami.bake(project, cloud, fingerprint=inputs.fingerprint, say=say, require=held.require)
 
 
@@ -149,11 +151,11 @@ def _told(what: str) -> Iterator[None]:
 @contextmanager
 def _discarding_on_interrupt(cloud: Cloud, made: Artifact, held: Lease) -> Iterator[None]:
     """Remove ``made`` where the user wants nothing more; after an error the next build takes it up."""
-    from splitbake.bake import access
-
     try:
         yield
     except KeyboardInterrupt as problem:
+        from splitbake.bake import access
+
         access.clean_up_after(problem, lambda: _discard(cloud, made, held))
         raise
 
