@@ -9,7 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 from splitbake import contract, explain, fingerprint, health, resolve
@@ -100,21 +100,21 @@ def plan(project: Project, cloud: Cloud, halves: Sequence[Half] = get_args(Half)
     with ThreadPoolExecutor(len(halves)) as pool:
         # The AMI's inputs are known at once; while AWS is asked about it, the files of the image are read.
         jobs = [pool.submit(plan_half, project, cloud, catalog, fingerprint.inputs(project, half)) for half in halves]
-        return Plan(cloud.name, tuple(job.result() for job in jobs))
+        return Plan(cloud.name, tuple(_expecting(catalog, job.result()) for job in jobs))
 
 
 def plan_half(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs) -> HalfPlan:
-    """Plan the half that ``inputs`` are of; see ``plan``."""
+    """Plan the half that ``inputs`` are of, without what it is expected to take; see ``plan``."""
     half, wanted = inputs.half, inputs.fingerprint
     artifact = catalog.artifact(half, wanted)
     if artifact is None:
-        return _build(catalog, inputs, _changes(catalog, inputs))
+        return _build(inputs, _changes(catalog, inputs))
     problem = health.problem(cloud, artifact, project.manifest.image.repository)
     if problem:
         cloud.guard()  # what is gone here may be there for the right account
-        return _build(catalog, inputs, [problem])
+        return _build(inputs, [problem])
     if regions := health.uncopied(artifact, project.manifest.ami.copies):
-        return _build(catalog, inputs, [f"{artifact.id} has no copy in {', '.join(regions)} yet"])
+        return _build(inputs, [f"{artifact.id} has no copy in {', '.join(regions)} yet"])
     report = catalog.report(artifact)
     if report and report.standard == project.standard(half):
         if report.passed:
@@ -122,9 +122,9 @@ def plan_half(project: Project, cloud: Cloud, catalog: Catalog, inputs: Inputs) 
             return HalfPlan(half, "reuse", wanted, (f"nothing changed: {found}",), artifact)
         if report.created >= artifact.created:
             failed = ", ".join(report.failed) or "no check was made"
-            return _build(catalog, inputs, [f"{artifact.uri} failed its verification: {failed}"])
+            return _build(inputs, [f"{artifact.uri} failed its verification: {failed}"])
     why = _unverified(report, project.standard(half))
-    return HalfPlan(half, "verify", wanted, (why,), artifact, _expected(catalog.runs(half, "verify", last=_RUNS)))
+    return HalfPlan(half, "verify", wanted, (why,), artifact)
 
 
 def _unverified(report: Report | None, standard: str) -> str:
@@ -162,12 +162,22 @@ def require_buildable(project: Project, cloud: Cloud) -> None:
     contract.insist(project.manifest, project.lock)
 
 
-def _build(catalog: Catalog, inputs: Inputs, reasons: Sequence[str]) -> HalfPlan:
-    builds = _expected(catalog.runs(inputs.half, "build", last=_RUNS))
-    checks = _expected(catalog.runs(inputs.half, "verify", last=_RUNS))
-    seconds = [work.seconds for work in (builds, checks) if work]
-    expected = Expected(round(sum(seconds), 1), builds.dollars) if builds else None
-    return HalfPlan(inputs.half, "build", inputs.fingerprint, tuple(reasons), expected=expected)
+def _build(inputs: Inputs, reasons: Sequence[str]) -> HalfPlan:
+    return HalfPlan(inputs.half, "build", inputs.fingerprint, tuple(reasons))
+
+
+def _expecting(catalog: Catalog, planned: HalfPlan) -> HalfPlan:
+    """Return ``planned`` with what it is expected to take; that is read only for people who ask for a plan."""
+    if planned.action == "reuse":
+        return planned
+    checks = _expected(catalog.runs(planned.half, "verify", last=_RUNS))
+    if planned.action == "verify":
+        return replace(planned, expected=checks)
+    builds = _expected(catalog.runs(planned.half, "build", last=_RUNS))
+    if builds is None:
+        return planned
+    seconds = builds.seconds + (checks.seconds if checks else 0)
+    return replace(planned, expected=Expected(round(seconds, 1), builds.dollars))
 
 
 def _changes(catalog: Catalog, inputs: Inputs) -> list[str]:
