@@ -106,11 +106,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def body(self) -> bytes:
         return self.rfile.read(int(self.headers["Content-Length"] or 0))
 
-    def do_PATCH(self) -> None:
-        repository, _, number = self.place()
-        self.store.blobs[repository, number] = self.body()
-        self.answer(202, Location=f"/v2/{repository}/upload/{number}")
-
     def do_PUT(self) -> None:
         repository, kind, name = self.place()
         body = self.body()
@@ -121,9 +116,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.answer(400, b'{"errors": [{"code": "TAG_INVALID", "message": "it is immutable"}]}')
             return
         (digest,) = parse_qs(urlsplit(self.path).query)["digest"]
-        content = self.store.blobs.pop((repository, name))
-        assert images.digest(content) == digest
-        self.store.blobs[repository, digest] = content
+        assert images.digest(body) == digest
+        self.store.blobs[repository, digest] = body
         self.answer(201)
 
 

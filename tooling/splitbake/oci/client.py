@@ -158,16 +158,16 @@ class Repository:
         return None
 
     def _upload(self, content: IO[bytes], digest: str, size: int) -> None:
+        """In two calls: "POST then PUT" of the specification."""
         place = self._location(self._ask("POST", "blobs/uploads/"))
         kind = {"Content-Type": "application/octet-stream", "Content-Length": str(size)}
-        place = self._location(self._ask("PATCH", place, body=content, headers=kind))
-        self._ask("PUT", f"{place}{'&' if urlsplit(place).query else '?'}digest={digest}")
+        target = f"{place}{'&' if urlsplit(place).query else '?'}digest={digest}"
+        self._ask("PUT", target, body=content, headers=kind)
 
     def put(self, image: Image, tag: str) -> str:
         """Give the repository ``image``, whose layers it has, under ``tag``; return the digest of its manifest."""
         config, manifest = image.texts()
-        if not self.has(images.digest(config)):
-            self.upload(io.BytesIO(config), images.digest(config), len(config))
+        self.upload(io.BytesIO(config), images.digest(config), len(config))
         return self.put_manifest(Manifest(manifest, images.MANIFEST), tag)
 
     def put_manifest(self, manifest: Manifest, tag: str) -> str:
