@@ -38,6 +38,7 @@ class Order:
         log: the file for everything that the builder says.
         project: what the image is for.
         cloud: where it goes.
+        cache: the name of an image in which layers are kept for builds on other machines; None: nowhere.
     """
 
     context: Path
@@ -52,6 +53,7 @@ class Order:
     log: Path
     project: Project
     cloud: Cloud
+    cache: str | None = None
 
     @property
     def name(self) -> str:
@@ -67,11 +69,13 @@ class Made:
         digest: ``sha256:…`` of the manifest that the registry has.
         size: bytes uncompressed.
         heaviest: the layers and distributions that take most room in it.
+        tools: name of what was at work -> its version, where it was told.
     """
 
     digest: str
     size: int
     heaviest: tuple[Weight, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
 
 
 class ImageBuilder(Protocol):

@@ -1,7 +1,7 @@
 """The dependencies image: base, installed requirements and nothing of the code; made once, and found again by its key.
 
-Its key is the digest of everything that it is made from, and its tag ``deps-<key>``. The state remembers its digest, and
-an image on top of it names that, so what the tag points to one day does not matter.
+Its key is the digest of everything that it is made from, and its tag ``deps-<key>``. The state remembers its digest,
+and an image on top of it names that, so what the tag points to one day does not matter.
 """
 
 from __future__ import annotations
@@ -11,20 +11,23 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from splitbake import artifact as artifacts
-from splitbake import contract, ecr, files, lease, registry, requirements
+from splitbake import contract, ecr, files, lease, provenance, registry, requirements
 from splitbake.artifact import Dependencies
+from splitbake.bake import found
 from splitbake.bake.builders import ImageBuilder, Order
 from splitbake.cloud import Cloud
-from splitbake.errors import BuildError, ToolError
+from splitbake.errors import BuildError, CloudError, ToolError
 from splitbake.fingerprint import meaning
 from splitbake.generate import dockerfile
-from splitbake.lease import Lease
-from splitbake.manifest.image import Image
+from splitbake.manifest.image import Ecr, Image
 from splitbake.project import Project
+from splitbake.provenance import Subject
 from splitbake.sources import base_image
 from splitbake.ui import Say
 
@@ -37,6 +40,8 @@ NETWORK_VARIABLE: Final = "SPLITBAKE_BUILD_NETWORK"
 #: Stands in every key: change it with the meaning of anything in it.
 _SCHEME: Final = "splitbake-dependencies-1"
 _KEY_LENGTH: Final = 16
+#: How the repository of a cache must be.
+_REWRITTEN: Final = Ecr(immutable=False)
 #: So many requirements an error names.
 _SHOWN: Final = 5
 
@@ -69,30 +74,45 @@ def ensure(project: Project, cloud: Cloud, uri: str, say: Say) -> Dependencies:
     with lease.held(catalog.store, name, who=cloud.guard().arn, doing=doing, wait=say) as held:
         if there := _there(project, cloud, uri, wanted):
             return there
-        return _make(project, cloud, uri, wanted, held, say)
+        made = found.dependencies(project, cloud, uri, wanted, say) or _make(project, cloud, uri, wanted, say)
+        held.require()
+        catalog.keep_dependencies(made)
+        return made
 
 
 def _there(project: Project, cloud: Cloud, uri: str, wanted: str) -> Dependencies | None:
     known = project.catalog(cloud).dependencies(wanted)
     if known is None or known.location != uri:
         return None
-    found = ecr.find_image(cloud, project.manifest.image.repository, digest=known.digest)
-    return known if found and found.status == "ACTIVE" else None
+    image = ecr.find_image(cloud, project.manifest.image.repository, digest=known.digest)
+    return known if image and image.status == "ACTIVE" else None
 
 
-def _make(project: Project, cloud: Cloud, uri: str, wanted: str, held: Lease, say: Say) -> Dependencies:
+def _make(project: Project, cloud: Cloud, uri: str, wanted: str, say: Say) -> Dependencies:
     builder: ImageBuilder = registry.load(registry.IMAGE_BUILDERS, project.manifest.image.builder)()
     builder.health()
     say(f"building the dependencies: deps-{wanted} is not in the repository yet")
+    began = artifacts.now()
+    texts = {**_context(project), dockerfile.NAME: dockerfile.text(project.manifest, project.lock).encode()}
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
         # BuildKit keeps what it was sent under the name of the folder, and takes a file of the same name, size, mode
         # and time for the same file: under one name it would build an old content.
         context = Path(scratch) / f"dependencies-{wanted}"
-        for name, content in _context(project).items():
+        for name, content in texts.items():
             files.replace(context / name, content, BuildError)
-        files.replace(context / dockerfile.NAME, dockerfile.text(project.manifest, project.lock), BuildError)
-        made = builder.make(_order(project, cloud, context, uri, f"deps-{wanted}"), say)
-    kept = Dependencies(
+        try:
+            order = replace(_order(project, cloud, context, uri, wanted), cache=_cache(project, cloud, say))
+            made = builder.make(order, say)
+        except BuildError:
+            # Where tags are immutable a second push of one is refused: somebody with another state was quicker.
+            with suppress(CloudError):
+                if there := found.dependencies(project, cloud, uri, wanted, say):
+                    return there
+            raise
+    subject = Subject(manifest=project.manifest, lock=project.lock, repository=uri, digest=made.digest, started=began)
+    statement = provenance.of_dependencies(subject, wanted, texts, made.tools)
+    project.catalog(cloud).keep_provenance(made.digest, statement)
+    return Dependencies(
         key=wanted,
         digest=made.digest,
         location=uri,
@@ -100,9 +120,6 @@ def _make(project: Project, cloud: Cloud, uri: str, wanted: str, held: Lease, sa
         heaviest=made.heaviest,
         created=artifacts.now(),
     )
-    held.require()
-    project.catalog(cloud).keep_dependencies(kept)
-    return kept
 
 
 def _context(project: Project) -> Mapping[str, bytes]:
@@ -125,7 +142,7 @@ def _context(project: Project) -> Mapping[str, bytes]:
     return content | {name: text.encode() for name, text in dockerfile.installers(image).items()}
 
 
-def _order(project: Project, cloud: Cloud, context: Path, uri: str, tag: str) -> Order:
+def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str) -> Order:
     log = project.root / LOG
     files.replace(log, "", BuildError)
     credentials = ecr.credentials(cloud)
@@ -134,7 +151,7 @@ def _order(project: Project, cloud: Cloud, context: Path, uri: str, tag: str) ->
         context=context,
         platform=contract.platform(project.lock),
         repository=uri,
-        tag=tag,
+        tag=f"{ecr.DEPENDENCIES_TAG}{wanted}",
         arguments={"REGISTRY": credentials.host} if in_ecr else {},
         secrets=_secrets(project.manifest.image),
         network=_network(),
@@ -144,6 +161,17 @@ def _order(project: Project, cloud: Cloud, context: Path, uri: str, tag: str) ->
         project=project,
         cloud=cloud,
     )
+
+
+def _cache(project: Project, cloud: Cloud, say: Say) -> str | None:
+    """Return the name of the image in which layers are kept for other machines; its repository is made if need be.
+
+    Each project and architecture has one of its own: a cache that is written replaces what was there.
+    """
+    if project.manifest.image.cache is None:
+        return None
+    uri = ecr.ensure_repository(cloud, project.manifest.image.cache, _REWRITTEN, say)
+    return f"{uri}:{project.manifest.project}-{contract.platform(project.lock).rpartition('/')[2]}"
 
 
 def _secrets(image: Image) -> dict[str, str]:

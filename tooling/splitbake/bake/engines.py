@@ -12,9 +12,10 @@ import subprocess
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import ClassVar, Final
 
 from splitbake import dockercli, files
@@ -24,6 +25,7 @@ from splitbake.bake.builders import Made, Order
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
 from splitbake.generate import dockerfile
+from splitbake.signals import uninterrupted
 from splitbake.ui import Say
 
 #: Runs an argument list to its end, and returns the lines that it said.
@@ -40,10 +42,12 @@ class Access:
     Attributes:
         folder: private, with the password; it is gone afterwards.
         options: what the client must be told.
+        environment: variables that it gets besides those of this process.
     """
 
     folder: Path
     options: tuple[str, ...]
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 class Engine(ABC):
@@ -51,6 +55,8 @@ class Engine(ABC):
 
     #: The client.
     program: ClassVar[str]
+    #: How it prints the versions of itself and, where there is one, its engine: a template.
+    versions: ClassVar[str] = "{{.Client.Version}}"
     #: What its ``run`` has to be told, besides what all kinds share.
     running: ClassVar[tuple[str, ...]] = ()
 
@@ -78,22 +84,32 @@ class Engine(ABC):
     def push(self, name: str, access: Access, run: Run) -> str | None:
         """Push the image ``name``; return its digest in the registry, None where that was not told."""
 
+    @abstractmethod
+    def forget(self, access: Access) -> None:
+        """Remove what a build with this ``access`` left behind that did not end by itself."""
+
     def make(self, order: Order, say: Say) -> Made:
         """See ImageBuilder."""
         self._require_platform(order.platform)
 
-        def run(argv: Sequence[str], *, doing: str) -> list[str]:
-            return follow(argv, f"{doing} {order.name}", order.log, say)
-
         with self.login(order.credentials) as access:
+
+            def run(argv: Sequence[str], *, doing: str) -> list[str]:
+                return follow(argv, f"{doing} {order.name}", order.log, say, access.environment)
+
             with builders.secret_files(order.secrets) as secrets:
-                run([*self.build(order, access), *_options(order, secrets), str(order.context)], doing="build")
+                try:
+                    run([*self.build(order, access), *_options(order, secrets), str(order.context)], doing="build")
+                except BaseException:
+                    with uninterrupted():
+                        self.forget(access)
+                    raise
             size, heaviest = self._size(order.name), self._weigh(order.name, say)
             weights.require_within(size, order.budget, heaviest)
             digest = self.push(order.name, access, partial(run, doing="push"))
         if not digest:
             raise BuildError(f"{order.name} was pushed, but {self.program} told no digest", hint=f"see {order.log}")
-        return Made(digest, size, heaviest)
+        return Made(digest, size, heaviest, self._tools())
 
     def _require_platform(self, wanted: str) -> None:
         """Refuse a foreign platform that is not emulated either: the first program of the build would not start."""
@@ -104,6 +120,13 @@ class Engine(ABC):
                 f"{', '.join(sorted(offered))}",
                 hint="build on a machine of that architecture, or give this one its emulation (QEMU, binfmt_misc)",
             )
+
+    def _tools(self) -> dict[str, str]:
+        """Return what was at work, for the record of the build; what is not told is left out."""
+        with suppress(BuildError):
+            told = self.answer("version", "--format", self.versions).split()
+            return dict(zip((self.program, f"{self.program} engine"), told, strict=False))
+        return {}
 
     def _size(self, name: str) -> int:
         said = self.answer("image", "inspect", "--format", "{{.Size}}", name).strip()
@@ -148,11 +171,21 @@ def _options(order: Order, secrets: Mapping[str, Path]) -> list[str]:
     options = [f"--platform={order.platform}", f"--file={order.context / builders.DOCKERFILE}", f"--tag={order.name}"]
     options += [f"--build-arg={name}={value}" for name, value in order.arguments.items()]
     options += [f"--network={order.network}"] if order.network else []
-    return options + [f"--secret=id={name},src={path}" for name, path in secrets.items()]
+    # Without its type podman 4 takes a secret from a variable where there is one of its name, whatever src says.
+    return options + [f"--secret=id={name},type=file,src={path}" for name, path in secrets.items()]
 
 
-def follow(argv: Sequence[str], doing: str, log: Path, say: Say) -> list[str]:
+def follow(
+    argv: Sequence[str], doing: str, log: Path, say: Say, environment: Mapping[str, str] = MappingProxyType({})
+) -> list[str]:
     """Run a client to its end; say what it says, write it into ``log``, and return it.
+
+    Args:
+        argv: with the client's name.
+        doing: completes "could not …".
+        log: what is said is added to it.
+        say: gets each line.
+        environment: variables besides those of this process.
 
     Raises:
         ToolError: the client or its engine is not there.
@@ -162,7 +195,7 @@ def follow(argv: Sequence[str], doing: str, log: Path, say: Say) -> list[str]:
     with (
         files.writing(log, BuildError),
         log.open("a", encoding="utf-8") as file,
-        _running(argv) as process,
+        _running(argv, environment) as process,
     ):
         assert process.stdout is not None  # noqa: S101 - a pipe was asked for
         for line in process.stdout:
@@ -179,7 +212,7 @@ def follow(argv: Sequence[str], doing: str, log: Path, say: Say) -> list[str]:
 
 
 @contextmanager
-def _running(argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+def _running(argv: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
     """Run ``argv``, and end it with the block, however that ends.
 
     It has a process group of its own: the client of Docker leaves it to its plugin to end, and that must hear of it.
@@ -187,6 +220,7 @@ def _running(argv: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
     try:
         started = subprocess.Popen(
             argv,
+            env={**os.environ, **environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

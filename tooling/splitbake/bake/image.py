@@ -20,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from splitbake import artifact as artifacts
-from splitbake import context, contract, digests, ecr, explain, layering, tokens, units
+from splitbake import context, contract, ecr, explain, layering, provenance, tokens, units
 from splitbake.artifact import Artifact, Dependencies, Weight
 from splitbake.bake import dependencies, weights
 from splitbake.catalog import Catalog
@@ -34,6 +34,7 @@ from splitbake.oci import layer as layers
 from splitbake.oci.client import Repository
 from splitbake.oci.image import Image, Layer
 from splitbake.project import Project
+from splitbake.provenance import Subject
 from splitbake.ui import Say
 
 #: On a layer: what it was packed from. Who finds it in an earlier image need not pack it again.
@@ -52,12 +53,12 @@ def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifa
         ToolError: the dependencies have to be built, and the builder cannot work on this machine.
         CloudError, StateError: ECR, the registry or the state could not be asked.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), artifacts.now()
     image = project.manifest.image
     entries = context.collect(project)
     _require(inputs, entries)
     tokens.refuse_tokens(project.root / image.context, entries, project.root / tokens.CACHE)
-    uri = ecr.ensure_repository(cloud, image.repository)
+    uri = ecr.ensure_repository(cloud, image.repository, image.ecr, say)
     below = dependencies.ensure(project, cloud, uri, say)
     planned = layering.plan(project, entries)
     travels = units.format_size(sum(layer.size for layer in planned))
@@ -76,10 +77,13 @@ def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifa
                 say(f"pushing {plan.name}: {units.format_size(layer.blob.size)}")
                 with file.open("rb") as content:
                     repository.upload(content, layer.blob.digest, layer.blob.size)
-        digest = repository.put(made, _tag(inputs.fingerprint, made))
+        digest = repository.put(made, ecr.unique_tag(inputs.fingerprint, made.digest))
     pushed = ecr.find_image(cloud, image.repository, digest=digest)
     if pushed is None:
         raise BuildError(f"{uri}@{digest} was pushed, but ECR does not have it", hint="build again")
+    subject = Subject(manifest=project.manifest, lock=project.lock, repository=uri, digest=digest, started=began)
+    statement = provenance.of_code(subject, inputs, below, made.config["config"]["Labels"])
+    project.catalog(cloud).keep_provenance(digest, statement)
     return Artifact(
         half="image",
         id=digest,
@@ -164,7 +168,7 @@ class _Unchanged:
         chunk = self._file.read(size)
         self._hash.update(chunk)
         at_end = self._file.tell() >= self._entry.size
-        if at_end and (self._hash.hexdigest() != self._entry.sha256 or self._file.read(1)) or not (at_end or chunk):
+        if (at_end and (self._hash.hexdigest() != self._entry.sha256 or self._file.read(1))) or not (at_end or chunk):
             raise BuildError(f"{self._path} changed during the build", hint="build again when it is at rest")
         return chunk
 
@@ -192,12 +196,6 @@ def _made(project: Project, base: Image, planned: Sequence[Planned], packed: Seq
             source=_PASSWORD.sub("", source),
         ),
     )
-
-
-def _tag(fingerprint: str, image: Image) -> str:
-    """Return a tag that no other image gets, for repositories that let none be moved."""
-    config, _ = image.texts()
-    return f"{fingerprint.removeprefix('sha256:')[:12]}-{hashlib.sha256(config).hexdigest()[:12]}"
 
 
 def _created(root: Path) -> str:

@@ -6,23 +6,31 @@ import json
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
 from splitbake import files
 from splitbake.artifact import Weight
 from splitbake.bake import weights
-from splitbake.bake.builders import Order
+from splitbake.bake.builders import Made, Order
 from splitbake.bake.engines import Access, Engine, Run
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
+from splitbake.ui import Say
 
 #: The first with the mounts of a RUN that generated Dockerfiles have: podman 4.0 came with buildah 1.24.
 _OLDEST: Final = (4, 0)
 #: Where Linux says which foreign programs it can run, and what it calls OCI's architectures there (qemu-user-static).
 _EMULATED: Final = Path("/proc/sys/fs/binfmt_misc")
 _QEMU: Final = {"qemu-aarch64": "linux/arm64", "qemu-x86_64": "linux/amd64"}
+#: Where podman works by default.
+_SCRATCH: Final = "/var/tmp"  # noqa: S108 - only for a folder that is private
+#: There, what RUN --mount=type=cache keeps: of podman 4, and of later ones.
+_CACHES: Final = ("buildah-cache", f"buildah-cache-{os.getuid()}")
+#: An empty secret of every build, by a name that no variable has. In the containers it works in, podman notes where
+#: secrets come from: so ours can be told from those of others.
+_MARK: Final = "splitbake-mark"
 
 
 class PodmanBuilder(Engine):
@@ -42,6 +50,12 @@ class PodmanBuilder(Engine):
                 hint="install a newer podman, or choose another image.builder",
             )
 
+    def make(self, order: Order, say: Say) -> Made:
+        """See ImageBuilder."""
+        if order.cache:
+            say("podman keeps layers on this machine only, so image.cache does nothing")
+        return super().make(order, say)
+
     def platforms(self) -> set[str]:
         """See Engine."""
         host = self._info()["host"]
@@ -58,8 +72,14 @@ class PodmanBuilder(Engine):
     @contextmanager
     def login(self, credentials: Credentials) -> Iterator[Access]:
         """See Engine. What the user is logged in to stays open: the base may come from there."""
-        with tempfile.TemporaryDirectory(prefix="splitbake-podman-") as name:
+        scratch = os.environ.get("TMPDIR") or _SCRATCH
+        with tempfile.TemporaryDirectory(prefix="splitbake-podman-", dir=scratch) as name:
             path = Path(name) / "auth.json"
+            files.replace(Path(name) / _MARK, "", ToolError)
+            for cache in _CACHES:
+                with files.writing(Path(scratch) / cache, ToolError):
+                    (Path(scratch) / cache).mkdir(mode=0o755, exist_ok=True)
+                    (Path(name) / cache).symlink_to(Path(scratch) / cache)
             settings = _logins()
             settings["auths"] = {**settings.get("auths", {}), credentials.host: {"auth": credentials.token}}
             helpers = settings.get("credHelpers", {})
@@ -68,11 +88,22 @@ class PodmanBuilder(Engine):
             # Without TLS for that one registry of this machine; podman knows no list, so for a base from the network
             # it would be so too: those are named by digest.
             plain = ("--tls-verify=false",) if credentials.plain else ()
-            yield Access(Path(name), (f"--authfile={path}", *plain))
+            yield Access(Path(name), (f"--authfile={path}", *plain), {"TMPDIR": name})
 
     def build(self, order: Order, access: Access) -> list[str]:
         """See Engine. What a variable of the environment could change is said; the label would hold a version."""
-        return ["podman", "build", *access.options, "--format=oci", "--layers=true", "--identity-label=false"]
+        mark = f"--secret=id={_MARK},type=file,src={access.folder / _MARK}"
+        return ["podman", "build", *access.options, "--format=oci", "--layers=true", "--identity-label=false", mark]
+
+    def forget(self, access: Access) -> None:
+        """See Engine. A podman that is ended leaves the containers that it worked in, and copies of secrets in them."""
+        with suppress(ToolError):
+            store = self._info()["store"]
+            containers = Path(store["graphRoot"], f"{store['graphDriverName']}-containers")
+            for noted in containers.glob("*/userdata/buildah.json"):
+                with suppress(BuildError, OSError):
+                    if str(access.folder) in noted.read_text(encoding="utf-8"):
+                        self.answer("rm", "--force", noted.parent.parent.name)
 
     def push(self, name: str, access: Access, run: Run) -> str | None:
         """See Engine."""

@@ -6,6 +6,7 @@ another base makes less.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Literal
 
@@ -31,6 +32,8 @@ _SHOWN: Final = 5
 _LONGEST_NAME: Final = 90
 #: What is less than this part of what is too much is not worth to be moved.
 _WORTH: Final = 0.05
+#: How engines write that no program was run, what they copied, and who did it.
+_NOISE: Final = re.compile(r"^(\|\d+ (\w+=\S* )+)?/bin/sh -c( #\(nop\))? ?|:[0-9a-f]{64}(?= )| # buildkit$")
 _HEADINGS: Final = {"layer": "layers", "distribution": "distributions", "file": "files"}
 
 Kind = Literal["layer", "distribution", "file"]
@@ -123,6 +126,7 @@ def _sum(found: Sequence[Weight]) -> str:
 
 
 def _name(text: str) -> str:
-    """Return a name as one short line."""
-    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split()) or "?"
+    """Return a name as one short line; of what made a layer, without what stands in every line of a history."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
+    line = _NOISE.sub("", line) or "?"
     return line if len(line) <= _LONGEST_NAME else f"{line[: _LONGEST_NAME - 1]}…"
