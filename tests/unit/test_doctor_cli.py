@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -14,8 +15,9 @@ from splitbake.errors import UsageError
 
 
 @pytest.fixture
-def bare_machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Debian 12 with no tool at all, on which nothing may be installed by a test."""
+def bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A Debian 12 with no tool at all, on which nothing may be installed by a test; and no manifest."""
+    monkeypatch.chdir(tmp_path)
     facts = Machine(codename="bookworm", apt=True, prefix=(), systemd=False, user="")
     monkeypatch.setattr(machine, "look", lambda: facts)
     monkeypatch.setattr("splitbake.doctor.apply.apply", lambda *_: pytest.fail("the machine was changed"))

@@ -24,6 +24,7 @@ ANSWERS = [
     ("mmdebstrap", "mmdebstrap 1.3.5\n", "1.3.5"),
     ("ssh client", "OpenSSH_9.2p1 Debian-2+deb12u6, OpenSSL 3.0.19 27 Jan 2026\n", "9.2p1"),
     ("git", "git version 2.39.5\n", "2.39.5"),
+    ("syft", "syft 1.18.1\n", "1.18.1"),
     ("Terraform", "Terraform v1.11.4\non linux_amd64\n", "1.11.4"),
     ("shellcheck", "ShellCheck - shell script analysis tool\nversion: 0.9.0\nlicense: GNU\n", "0.9.0"),
 ]

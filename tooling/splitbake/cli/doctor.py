@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from splitbake import ui
+from splitbake.cli import options
 
 if TYPE_CHECKING:
-    from splitbake.doctor.model import Action, Finding
+    from splitbake.doctor.model import Action, Check, Finding, Machine
+    from splitbake.project import Project
 
 #: A finding remains (see the exit codes in splitbake.errors).
 FINDINGS = 2
@@ -21,8 +23,11 @@ FINDINGS = 2
 @click.option("--fix", is_flag=True, help="List what would be installed or started, and do it.")
 @click.option("--yes", is_flag=True, help="With --fix: do it without asking.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool) -> int:
+@options.project
+def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool, project: Project) -> int:
     """Check every external tool: is it there, is it good enough, how to get it.
+
+    Where there is a manifest, its image.builder is asked as well whether it could build here.
 
     With --fix, install what is required and missing (Debian and Ubuntu, as root or with sudo) and start the
     Docker Engine. A TOOL that is optional counts as required where it is named. Exit code 2 where something required
@@ -33,15 +38,15 @@ def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool) -> 
       splitbake doctor --fix
       splitbake doctor nginx --fix --yes
     """
+    from splitbake.doctor import builder
     from splitbake.doctor.apply import apply
     from splitbake.doctor.catalogue import requiring
-    from splitbake.doctor.diagnose import diagnose
     from splitbake.doctor.machine import look
     from splitbake.doctor.plan import plan
     from splitbake.doctor.report import as_data, healthy
 
-    machine, checks = look(), requiring(wanted)
-    findings = diagnose(machine, checks=checks)
+    machine, checks = look(), requiring({*wanted, *builder.tools(project)})
+    findings = examine(machine, checks, project)
     actions = plan(findings, machine, checks=checks)
     if fix and actions and agree(actions, yes=yes):
         with ui.stage("Setting this machine up") as say:
@@ -49,7 +54,7 @@ def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool) -> 
         if unknown:
             names = ", ".join(unknown)
             click.echo(f"apt here has no {names} (Ubuntu: is the component universe enabled?)", err=True)
-        findings = diagnose(machine, checks=checks)
+        findings = examine(machine, checks, project)
         actions = plan(findings, machine, checks=checks)
     if as_json:
         ui.emit_json(as_data(findings, actions))
@@ -58,6 +63,18 @@ def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool) -> 
         if actions and not fix:
             click.echo("splitbake doctor --fix can do what is needed.", err=True)
     return 0 if healthy(findings) else FINDINGS
+
+
+def examine(machine: Machine, checks: tuple[Check, ...], project: Project) -> tuple[Finding, ...]:
+    """Look at the tools and, at the same time, at what the project wants."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from splitbake.doctor import builder
+    from splitbake.doctor.diagnose import diagnose
+
+    with ThreadPoolExecutor(1) as pool:
+        wanted = pool.submit(builder.examine, project)
+        return (*diagnose(machine, checks=checks), *wanted.result())
 
 
 def show(findings: tuple[Finding, ...]) -> None:

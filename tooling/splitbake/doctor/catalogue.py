@@ -10,7 +10,7 @@ from collections.abc import Collection
 from dataclasses import replace
 
 from splitbake.doctor.model import Apt, Check, Loan
-from splitbake.doctor.probes import engine, file_exists, version_of
+from splitbake.doctor.probes import bill_maker, engine, file_exists, version_of
 from splitbake.errors import UsageError
 
 NUMBER = r"(\d+\.\d+[\w.+~-]*)"
@@ -115,6 +115,25 @@ CHECKS: tuple[Check, ...] = (
         remedy="install the package git of your distribution",
     ),
     SESSION_MANAGER,
+    Check(
+        name="podman",
+        why="building images without Docker: image.builder: podman",
+        probe=version_of("podman", "--version", pattern=rf"podman version {NUMBER}"),
+        # The first with cache mounts in a RUN; the test-suite has passed with 4.3.
+        minimum="4.0",
+        required=False,
+        # uidmap and slirp4netns: for who is not root.
+        sources={"*": Apt(("podman", "uidmap", "slirp4netns"))},
+        remedy="install podman: https://podman.io/docs/installation",
+    ),
+    Check(
+        name="syft",
+        why="bills of materials of images",
+        probe=bill_maker,
+        minimum="1.18",
+        required=False,
+        remedy="install splitbake[sbom], or syft: https://github.com/anchore/syft",
+    ),
     Check(
         name="Terraform",
         why="validating patched text",

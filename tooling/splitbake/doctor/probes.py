@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+from splitbake import syft
 from splitbake.doctor.model import Ask, Output, Reading, Status
 
 #: A healthy tool tells its version at once; an engine that hangs must not hang the doctor.
@@ -17,11 +18,12 @@ PATIENCE_S = 20.0
 
 def ask(argv: tuple[str, ...]) -> Output:
     """Run ``argv`` and return what it said; a missing program is an answer, not an error."""
-    # Daemons live in sbin, which is not on every user's PATH; Packer and Terraform would phone home.
+    # Daemons live in sbin, which is not on every user's PATH; Packer, Terraform and syft would phone home.
     environment = {
         **os.environ,
         "PATH": f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin",
         "CHECKPOINT_DISABLE": "1",
+        "SYFT_CHECK_FOR_APP_UPDATE": "false",
         "LC_ALL": "C.UTF-8",
     }
     program = shutil.which(argv[0], path=environment["PATH"])
@@ -93,6 +95,11 @@ def engine(ask: Ask) -> Reading:
     """Probe the Docker Engine that the client would talk to; it honours DOCKER_HOST."""
     installed = ask(("dockerd", "--version")).code == 0
     return read_engine(ask(("docker", "version", "--format", "{{.Server.Version}}")), installed=installed)
+
+
+def bill_maker(ask: Ask) -> Reading:
+    """Probe syft: the one that came with the extra, else that of the machine."""
+    return read_version(ask((syft.find() or "syft", "--version")), r"^syft v?(\d[\w.+-]*)")
 
 
 def file_exists(path: str) -> Callable[[Ask], Reading]:
