@@ -48,6 +48,8 @@ def test_a_job_imports_what_only_the_host_has(world, with_runtime):
     checks = {check["name"]: check for check in found["ami"]["checks"]}
     assert checks["runtime"]["saw"].startswith("1 package, ")
     assert checks["volume: dl-runtime"]["passed"]
+    (mounted,) = [check["saw"] for check in found["image"]["checks"] if check["name"] == "runtime"]
+    assert mounted.startswith("1 distribution in /opt/dl-runtime, for Python 3.11 with glibc 2.")
     done(world.splitbake("release", "--yes"))
     assert "faces" in done(world.splitbake("smoke")).out
     planned = done(world.splitbake("plan", "--json")).json

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
+import os
+import subprocess
+import sys
 import tarfile
 
 import pytest
@@ -12,6 +16,7 @@ from splitbake import requirements
 from splitbake.errors import BuildError
 from splitbake.lock import LockedFile
 from splitbake.verify import layers
+from splitbake.verify.checks import image as checks
 
 WEIGHTS = b"w" * 70_000
 MODEL = LockedFile(path="models/face.onnx", source="x", size=len(WEIGHTS), sha256=hashlib.sha256(WEIGHTS).hexdigest())
@@ -92,3 +97,95 @@ def test_requirements_as_pip_compile_writes_them():
 def test_what_is_no_requirement_is_named():
     with pytest.raises(BuildError, match=r"r\.txt: '\./wheels/x\.whl' is not a requirement"):
         requirements.parse("./wheels/x.whl\n", "r.txt")
+
+
+# The runtime
+
+HEAVY = "heavy-1.0-cp311-cp311-manylinux_2_28_x86_64.whl"
+RUNTIME = {
+    "root": "/opt/dl-runtime",
+    "python": "3.11",
+    "platform": "x86_64-manylinux_2_28",
+    "wheels": {
+        "heavy": ["1.0", HEAVY],
+        "pure": ["2.0", "pure-2.0-py3-none-any.whl"],
+    },
+}
+SEEN = {
+    "distributions": {"heavy": ["1.0", "/opt/dl-runtime"], "pure": ["2.0", "/opt/dl-runtime"]},
+    "implementation": "cpython",
+    "libc": "glibc 2.36",
+    "machine": "x86_64",
+    "python": "3.11",
+    "soabi": "cpython-311-x86_64-linux-gnu",
+}
+
+
+def look(monkeypatch, **seen):
+    """Let the container tell this, and return what the check says it saw."""
+    monkeypatch.setattr(checks, "_python", lambda *_: SEEN | seen)
+    said: list[str] = []
+    checks.test_runtime(None, {"runtime": RUNTIME}, said.append)
+    return said
+
+
+def test_a_runtime_that_fits_is_told(monkeypatch):
+    assert look(monkeypatch) == [
+        "2 distributions in /opt/dl-runtime, for Python 3.11 with glibc 2.36 on x86_64",
+    ]
+
+
+def test_without_a_runtime_there_is_nothing_to_look_at():
+    with pytest.raises(pytest.skip.Exception, match="no runtime is wanted"):
+        checks.test_runtime(None, {"runtime": None}, print)
+
+
+@pytest.mark.parametrize(
+    ("seen", "finding"),
+    [
+        (
+            {"python": "3.12", "soabi": "cpython-312-x86_64-linux-gnu"},
+            "the image has cpython 3.12, the runtime is for cpython 3.11: make image.base and runtime.python agree",
+        ),
+        (
+            {"implementation": "pypy", "soabi": "pypy311-pp73-x86_64-linux-gnu"},
+            "the image has pypy 3.11, the runtime is for cpython 3.11: make image.base and runtime.python agree",
+        ),
+        (
+            {"soabi": "cpython-311t-x86_64-linux-gnu"},
+            "the Python of the image has the ABI cpython-311t-x86_64-linux-gnu, the runtime is for cpython-311",
+        ),
+        ({"machine": "aarch64"}, "the image is for aarch64, the runtime is for x86_64"),
+        ({"libc": ""}, "the image has no glibc, the runtime needs glibc: choose another image.base"),
+        (
+            {"libc": "glibc 2.26"},
+            f"heavy 1.0 needs glibc 2.28, the image has glibc 2.26 ({HEAVY}): choose another image.base",
+        ),
+        (
+            {"distributions": SEEN["distributions"] | {"heavy": None}},
+            "heavy 1.0 is not found: is /opt/dl-runtime on the path of this Python?",
+        ),
+        (
+            {"distributions": SEEN["distributions"] | {"pure": ["1.9", "/opt/python"]}},
+            "pure is 1.9 in /opt/python, which hides 2.0 of the runtime: have one version in both",
+        ),
+    ],
+)
+def test_a_runtime_that_does_not_fit_the_image_is_told(monkeypatch, seen, finding):
+    with pytest.raises(AssertionError) as told:
+        look(monkeypatch, **seen)
+    assert str(told.value) == finding
+
+
+def test_what_the_container_tells_of_its_python(tmp_path):
+    """By this very Python, with a distribution beside it."""
+    info = tmp_path / "heavy_thing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: Heavy.Thing\nVersion: 1.0\n")
+    argv = [sys.executable, "-c", checks._LOOK_FOR_RUNTIME, "heavy-thing", "missing"]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    told = json.loads(subprocess.run(argv, env=environment, capture_output=True, text=True, check=True).stdout)
+    assert told["distributions"] == {"heavy-thing": ["1.0", str(tmp_path)], "missing": None}
+    assert told["python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
+    assert told["implementation"] == sys.implementation.name
+    assert told["machine"] == os.uname().machine

@@ -17,7 +17,7 @@ from splitbake.errors import VerifyError
 from splitbake.generate import dockerfile, labels
 from splitbake.project import Project
 from splitbake.ui import Say
-from splitbake.verify import layers, models, runtime, suite
+from splitbake.verify import bill, layers, models, runtime, suite
 
 if TYPE_CHECKING:
     from python_on_whales import Container, DockerClient
@@ -49,8 +49,12 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
     say("looking into every layer")
     found = dataclasses.asdict(_layers(docker, project, artifact.uri)) | _found(docker, artifact)
     found["alone"] = started_alone(artifact.uri, contract.platform(project.lock))
-    with models.laid_out(project, cloud, say) as root, running(docker, project, artifact.uri, root, say) as container:
-        return suite.run(
+    with (
+        bill.beside(project, cloud, artifact, say) as materials,
+        models.laid_out(project, cloud, say) as root,
+        running(docker, project, artifact.uri, root, say) as container,
+    ):
+        report = suite.run(
             "image",
             artifact=artifact,
             standard=project.standard("image"),
@@ -59,6 +63,7 @@ def verify(project: Project, cloud: Cloud, artifact: Artifact, *, junit: Path | 
             junit=junit,
             say=say,
         )
+    return materials.noted(report)
 
 
 def _layers(docker: DockerClient, project: Project, image: str) -> layers.Layers:
@@ -134,6 +139,7 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
         "contract": _contract(project),
         "site": dockerfile.SITE,
         "requirements": _requirements(project),
+        "runtime": _runtime(project),
         "mounts": {path: _sizes(project, folder) for folder, path in image.mounts.items()},
         "imports": list(verification.imports),
         "run": list(verification.run) if verification.run else None,
@@ -160,6 +166,15 @@ def _requirements(project: Project) -> list[str]:
         return []
     file = project.root / image.context / image.requirements
     return [str(wanted) for wanted in requirements.parse(file.read_text(encoding="utf-8"), str(file))]
+
+
+def _runtime(project: Project) -> dict[str, Any] | None:
+    """Return what the image must reach through the mount of the runtime, None where there is none."""
+    wanted, locked = project.manifest.runtime, project.lock.runtime
+    if wanted is None or locked is None:
+        return None
+    wheels = {wheel.name: [wheel.version, wheel.file] for wheel in locked.wheels}
+    return {"root": wanted.root, "python": locked.python, "platform": locked.platform, "wheels": wheels}
 
 
 def _sizes(project: Project, folder: str) -> dict[str, int]:

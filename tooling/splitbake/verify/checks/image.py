@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from splitbake.sources import wheels
 from splitbake.units import counted, format_size
 from splitbake.verify.plugin import expectation
 
@@ -29,6 +30,9 @@ Saw = Callable[[str], None]
 #: What ``uname -m`` calls the platforms that images are built for.
 _MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
 _SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|CREDENTIAL|PRIVATE_?KEY)", re.IGNORECASE)
+_GLIBC = re.compile(r"glibc 2\.\d+")
+#: In the name of a wheel.
+_NEEDS_GLIBC = re.compile(r"manylinux_2_(\d+)_")
 _SHOWN = 5
 
 _LIST_FILES = """\
@@ -64,6 +68,29 @@ print(json.dumps({
         "python_version": ".".join(platform.python_version_tuple()[:2]),
         "sys_platform": sys.platform,
     },
+}))
+"""
+_LOOK_FOR_RUNTIME = """\
+import importlib.metadata, json, os, platform, sys, sysconfig
+found = {}
+for name in sys.argv[1:]:
+    try:
+        each = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        found[name] = None
+    else:
+        found[name] = [each.version, str(each.locate_file(""))]
+try:
+    libc = os.confstr("CS_GNU_LIBC_VERSION")
+except (AttributeError, OSError, ValueError):
+    libc = None
+print(json.dumps({
+    "distributions": found,
+    "implementation": sys.implementation.name,
+    "libc": libc or "",
+    "machine": platform.machine(),
+    "python": ".".join(map(str, sys.version_info[:2])),
+    "soabi": sysconfig.get_config_var("SOABI") or "",
 }))
 """
 _LIST_SIZES = """\
@@ -143,6 +170,58 @@ def test_exactly_the_wanted_distributions(host: Any, expected: Any, saw: Saw) ->
             problems.append(f"{one.name} is {version}, wanted {one.specifier}")
     saw(", ".join(f"{name} {version}" for name, (version, _) in sorted(installed.items())) or "none")
     assert not problems, _listed(problems)
+
+
+def test_runtime(host: Any, expected: Any, saw: Saw) -> None:
+    """The Python and the libc of the image are those that the wheels of the runtime are for, and it finds each of them.
+
+    What the image brings itself comes before the runtime: there may be nothing of another version.
+    """
+    wanted = expected["runtime"]
+    if wanted is None:
+        pytest.skip("no runtime is wanted")
+    found = _python(host, _LOOK_FOR_RUNTIME, *wanted["wheels"])
+    assert not (foreign := [*_foreign(wanted, found)]), _listed(foreign)
+    problems = [*_unfit(wanted, found), *_unreached(wanted, found)]
+    assert not problems, _listed(problems)
+    reached = f"{counted(len(wanted['wheels']), 'distribution')} in {wanted['root']}"
+    saw(f"{reached}, for Python {found['python']} with {found['libc']} on {found['machine']}")
+
+
+def _foreign(wanted: Any, found: Any) -> Iterator[str]:
+    """Yield why no wheel of the runtime could run in the image at all."""
+    python, machine = wanted["python"], wanted["platform"].partition("-")[0]
+    seen, abi = f"{found['implementation']} {found['python']}", f"cpython-{python.replace('.', '')}"
+    if seen != f"cpython {python}":
+        yield f"the image has {seen}, the runtime is for cpython {python}: make image.base and runtime.python agree"
+    elif not found["soabi"].startswith(f"{abi}-"):
+        yield f"the Python of the image has the ABI {found['soabi']}, the runtime is for {abi}"
+    if found["machine"] != machine:
+        yield f"the image is for {found['machine']}, the runtime is for {machine}"
+    if not _GLIBC.fullmatch(found["libc"]):
+        yield f"the image has {found['libc'] or 'no glibc'}, the runtime needs glibc: choose another image.base"
+
+
+def _unfit(wanted: Any, found: Any) -> Iterator[str]:
+    """Yield which wheels are not for this Python and libc."""
+    minor = int(found["libc"].rpartition(".")[2])
+    platform = f"{found['machine']}-manylinux_2_{minor}"
+    for name, (version, file) in wanted["wheels"].items():
+        if not wheels.fitness(file, found["python"], platform)[0]:
+            needed = min(map(int, _NEEDS_GLIBC.findall(file)), default=0)
+            why = f"needs glibc 2.{needed}" if needed > minor else f"is not for Python {found['python']}"
+            yield f"{name} {version} {why}, the image has {found['libc']} ({file}): choose another image.base"
+
+
+def _unreached(wanted: Any, found: Any) -> Iterator[str]:
+    """Yield which distributions are not found, or are others than the runtime's."""
+    for name, (version, _) in wanted["wheels"].items():
+        if found["distributions"][name] is None:
+            yield f"{name} {version} is not found: is {wanted['root']} on the path of this Python?"
+            continue
+        seen, where = found["distributions"][name]
+        if seen != version:
+            yield f"{name} is {seen} in {where}, which hides {version} of the runtime: have one version in both"
 
 
 def test_import(host: Any, module: str) -> None:
