@@ -189,3 +189,26 @@ def test_what_the_container_tells_of_its_python(tmp_path):
     assert told["python"] == f"{sys.version_info[0]}.{sys.version_info[1]}"
     assert told["implementation"] == sys.implementation.name
     assert told["machine"] == os.uname().machine
+
+
+@pytest.mark.parametrize(
+    ("size", "compressed", "bound", "holds"),
+    [
+        (9, 4, None, True),
+        (11, 4, None, False),
+        (9, 4, 4, True),
+        (9, 5, 4, False),
+        (9, None, None, True),
+        (9, None, 4, False),
+    ],
+)
+def test_an_image_keeps_both_budgets(size, compressed, bound, holds):
+    expected = {"found": {"size": size, "compressed_size": compressed}, "budget": 10, "compressed_budget": bound}
+    said: list[str] = []
+    try:
+        checks.test_size_within_budget(expected, said.append)
+    except AssertionError:
+        assert not holds
+    else:
+        assert holds
+    assert said[0].endswith("budget 10 B and 4 B" if bound else "budget 10 B")

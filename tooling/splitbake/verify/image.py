@@ -132,6 +132,7 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
     return {
         "fingerprint": artifact.fingerprint,
         "budget": image.budget,
+        "compressed_budget": image.compressed_budget,
         "uid": image.uid,
         "command": list(image.command),
         "workdir": image.workdir,

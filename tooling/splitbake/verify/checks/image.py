@@ -118,13 +118,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def test_size_within_budget(expected: Any, saw: Saw) -> None:
-    """The image takes no more than image.budget, uncompressed."""
+    """The image takes no more than image.budget, and in the registry no more than image.compressed_budget."""
     size, compressed = expected["found"]["size"], expected["found"]["compressed_size"]
     words = f"{format_size(size)} uncompressed"
     words += f", {format_size(compressed)} in the registry" if compressed else ""
     words += f"; budget {format_size(expected['budget'])}"
+    bound = expected["compressed_budget"]
+    words += f" and {format_size(bound)}" if bound else ""
     saw(words)
     assert size <= expected["budget"], words
+    assert not bound or (compressed and compressed <= bound), words
 
 
 def test_no_model_in_any_layer(expected: Any, saw: Saw) -> None:
