@@ -18,7 +18,7 @@ from pathlib import Path
 
 #: Kinds of what lies beside the folders of runs: staged contexts, registry logins and the like, each named
 #: ``splitbake-KIND-`` and chance. Nothing says whether its process lives.
-SCRATCH = ("apt", "docker", "image", "lock", "netns", "runtime", "secrets", "verify")
+SCRATCH = ("apt", "docker", "image", "lock", "netns", "podman", "runtime", "sbom", "secrets", "verify")
 
 _NAME = re.compile("splitbake-(?P<run>[0-9a-f]{12})")
 _SCRATCH = re.compile(rf"splitbake-({'|'.join(SCRATCH)})-[a-z0-9_]{{8}}(\.txt)?")
