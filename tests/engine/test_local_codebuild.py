@@ -227,7 +227,8 @@ def test_a_stopped_build_is_killed(project, cloud):
 
 
 def test_a_build_that_takes_too_long_is_ended(project, cloud):
-    impatient = boto3.client("codebuild", config=Config(parameter_validation=False))  # AWS takes five minutes or more
+    # AWS takes five minutes or more. A session of its own: the default one has the key of the cloud that came first.
+    impatient = boto3.Session().client("codebuild", config=Config(parameter_validation=False))
     build_id = impatient.start_build(
         projectName=project.name, timeoutInMinutesOverride=0.05, buildspecOverride=buildspec(build=["sleep 600"])
     )["build"]["id"]
