@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-#: Counted runs of each side, after one that is not, unless a benchmark says otherwise.
+#: Counted runs of each side, after one that is not.
 RUNS = 5
 
 T = TypeVar("T")
@@ -58,7 +58,6 @@ class Bench:
         unit: of its figures: s, MB or KiB.
         at_most: the bound: a figure of that unit, or with ``of_theirs`` a multiple of theirs.
         or_more: with ``of_theirs``: so much more than theirs holds as well.
-        runs: counted runs of each side; fewer where one takes minutes.
         prepare: sets up and returns the two sides.
     """
 
@@ -68,7 +67,6 @@ class Bench:
     of_theirs: bool
     prepare: Callable[[Stage], Duel]
     or_more: float = 0
-    runs: int = RUNS
 
     @property
     def bound(self) -> str:
@@ -90,12 +88,12 @@ BENCHES: dict[str, Bench] = {}
 
 
 def bench(
-    name: str, unit: str, *, at_most: float, of_theirs: bool = False, or_more: float = 0, runs: int = RUNS
+    name: str, unit: str, *, at_most: float, of_theirs: bool = False, or_more: float = 0
 ) -> Callable[[Callable[[Stage], Duel]], Callable[[Stage], Duel]]:
     """Register what follows as the benchmark ``name``: a function that sets up and returns the two sides."""
 
     def register(prepare: Callable[[Stage], Duel]) -> Callable[[Stage], Duel]:
-        BENCHES[name] = Bench(name, unit, at_most, of_theirs, prepare, or_more, runs)
+        BENCHES[name] = Bench(name, unit, at_most, of_theirs, prepare, or_more)
         return prepare
 
     return register
@@ -150,7 +148,7 @@ def run(wanted: Sequence[Bench], stage: Stage) -> Iterator[Result]:
         sys.stderr.write(f"{one.name} …\n")
         duel = one.prepare(stage)
         sides = (duel.ours, duel.theirs) if duel.theirs else (duel.ours,)
-        rounds = [[side() for side in sides] for _ in range(1 + one.runs)][1:]
+        rounds = [[side() for side in sides] for _ in range(1 + RUNS)][1:]
         ours, *theirs = zip(*rounds, strict=True)
         yield Result(one, ours, theirs[0] if theirs else ())
 
