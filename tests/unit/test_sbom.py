@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from splitbake import ecr, sbom, syft
+from splitbake import ecr, layering, sbom, syft
 from splitbake.artifact import Artifact, Check, Report
 from splitbake.catalog import Catalog
 from splitbake.cli import cli, options, run
@@ -72,7 +72,7 @@ def layer(*names: str, ours: bool) -> tuple[Layer, bytes]:
         for name in names:
             archive.addfile(tarfile.TarInfo(name))
     plain, packed = into.getvalue(), gzip.compress(into.getvalue(), mtime=0)
-    marks = {sbom.KEY: "x"} if ours else {}
+    marks = {layering.KEY: "x"} if ours else {}
     return Layer(Descriptor(images.LAYER, images.digest(packed), len(packed), marks), images.digest(plain)), packed
 
 
@@ -283,7 +283,7 @@ def test_that_of_another_account_will_do(make, registry, program, small, cloud):
     assert len(program.calls) == 3, "only the code, of which it had none"
 
 
-@pytest.mark.parametrize("value", [b"", b"{}", gzip.compress(b"{}"), gzip.compress(b"x" * 99)[:-9]])
+@pytest.mark.parametrize("value", [b"", b"{}", gzip.compress(b"{}", mtime=0), gzip.compress(b"x" * 99, mtime=0)[:-9]])
 def test_a_damaged_one_is_told(make, registry, small, cloud, value):
     image = registry.push(BASE, SITE, CODE)
     place = make(image).place

@@ -186,7 +186,7 @@ class Catalog:
 
     def keep_inputs(self, inputs: Inputs) -> None:
         """Remember what a fingerprint is made of."""
-        self.store.create(_inputs_key(inputs.half, inputs.fingerprint), inputs.text)
+        self.store.create(inputs_place(inputs.half, inputs.fingerprint), inputs.text)
 
     def inputs(self, half: Half, fingerprint: str) -> Inputs | None:
         """Return what ``fingerprint`` was made of; None where nobody wrote it down, or by another scheme.
@@ -194,7 +194,7 @@ class Catalog:
         Raises:
             StateError: something else stands there.
         """
-        key = _inputs_key(half, fingerprint)
+        key = inputs_place(half, fingerprint)
         stored = self.store.get(key)
         try:
             found = Inputs.from_text(stored.value) if stored else None
@@ -223,7 +223,8 @@ def leases(work: Work, account: str, region: str) -> str:
     return f"{work}/{account}/{region}/"
 
 
-def _inputs_key(half: Half, fingerprint: str) -> str:
+def inputs_place(half: Half, fingerprint: str) -> str:
+    """Return where in the state it stands what a fingerprint is the digest of."""
     return f"inputs/{half}/{_name(fingerprint)}"
 
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from splitbake import contract, patterns
 from splitbake.context import Entry
@@ -14,6 +15,9 @@ from splitbake.lock import Lock
 from splitbake.manifest import Manifest
 from splitbake.oci import layer
 from splitbake.project import Project
+
+#: An annotation of a layer: what it was packed from. Who finds it in an earlier image need not pack it again.
+KEY: Final = "splitbake.layer"
 
 #: Stands for how files become layers.
 SCHEME = layer.SCHEME

@@ -15,6 +15,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from splitbake import artifact as artifacts
+from splitbake import catalog
 from splitbake.artifact import Dependencies
 from splitbake.generate import dockerfile
 from splitbake.inputs import Inputs
@@ -65,7 +66,7 @@ def of_code(made: Subject, inputs: Inputs, below: Dependencies, labels: Mapping[
     """
     revision = labels.get("org.opencontainers.image.revision", "")
     source = labels.get("org.opencontainers.image.source", "")
-    name = f"inputs/image/{inputs.fingerprint.replace(':', '-')}.json"
+    name = catalog.inputs_place("image", inputs.fingerprint)
     materials = [
         _material("dependencies image", purl.of(below.location, below.digest), below.digest),
         _base(made),

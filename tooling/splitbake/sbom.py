@@ -19,9 +19,8 @@ from pathlib import Path
 from typing import IO, Any, Final
 
 from splitbake import artifact as artifacts
-from splitbake import ecr, syft, units
+from splitbake import ecr, layering, syft, units
 from splitbake.artifact import Format, Sbom
-from splitbake.bake.image import KEY
 from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
 from splitbake.errors import CloudError, ToolError, UsageError
@@ -121,7 +120,7 @@ def split(image: Image) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
 
     Of an image that was not made so, all are the first.
     """
-    ours = [KEY in layer.blob.annotations for layer in image.layers]
+    ours = [layering.KEY in layer.blob.annotations for layer in image.layers]
     first = ours.index(True) if True in ours else len(ours)
     return (image.layers[:first], image.layers[first:]) if all(ours[first:]) else (image.layers, ())
 

@@ -19,13 +19,12 @@ from splitbake.bake.codebuild_follow import Following, digest, failure
 from splitbake.bake.weights import require_within
 from splitbake.cloud import Cloud, aws_errors
 from splitbake.errors import BuildError, ToolError
+from splitbake.generate import dockerfile
 from splitbake.manifest.codebuild import CodeBuild
 from splitbake.project import Project
 from splitbake.signals import uninterrupted
 from splitbake.ui import Say
 
-#: The one secret that is none: a bundle of certificates.
-_CA: Final = "ca"
 #: Seconds that CodeBuild gets beyond its own time-outs before the build is stopped from here.
 _GRACE: Final = 300
 
@@ -61,7 +60,7 @@ class CodeBuildBuilder:
         remote = _remote(order, settings)
         plan = projects.plan(manifest, cloud, order.platform)
         environment = buildspec.variables(order, remote)
-        packed = contexts.pack(order.context, None if _CA in remote else order.secrets.get(_CA))
+        packed = contexts.pack(order.context, None if dockerfile.CA in remote else order.secrets.get(dockerfile.CA))
         self.check(order.project, cloud)
         place = contexts.upload(cloud, projects.bucket_of(manifest), packed, say)
         projects.ensure(cloud, plan, say)
@@ -93,7 +92,7 @@ def _remote(order: Order, settings: CodeBuild) -> Mapping[str, str]:
     Raises:
         BuildError: one is only here. Whoever may look at a build sees its variables, and the zip stays in S3.
     """
-    here = sorted(order.secrets.keys() - settings.secrets.keys() - {_CA})
+    here = sorted(order.secrets.keys() - settings.secrets.keys() - {dockerfile.CA})
     if here:
         raise BuildError(
             f"{', '.join(here)}: the value is on this machine only, and CodeBuild would show it to all who look at "

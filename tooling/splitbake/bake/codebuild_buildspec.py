@@ -48,7 +48,7 @@ _BUILD = f"""\
     set -- "$@" --secret "id=$name,src=$secrets/$name"
   done
   if [ -f {CA} ]; then
-    set -- "$@" --secret id=ca,src={CA}
+    set -- "$@" --secret id={dockerfile.CA},src={CA}
   fi
   if [ -n "${{SPLITBAKE_NETWORK-}}" ]; then
     set -- "$@" --network "$SPLITBAKE_NETWORK"

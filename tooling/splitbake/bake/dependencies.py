@@ -12,7 +12,6 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
@@ -101,8 +100,7 @@ def _make(project: Project, cloud: Cloud, uri: str, wanted: str, say: Say) -> De
         for name, content in texts.items():
             files.replace(context / name, content, BuildError)
         try:
-            order = replace(_order(project, cloud, context, uri, wanted), cache=_cache(project, cloud, say))
-            made = builder.make(order, say)
+            made = builder.make(_order(project, cloud, context, uri, wanted, say=say), say)
         except BuildError:
             # Where tags are immutable a second push of one is refused: somebody with another state was quicker.
             with suppress(CloudError):
@@ -142,7 +140,7 @@ def _context(project: Project) -> Mapping[str, bytes]:
     return content | {name: text.encode() for name, text in dockerfile.installers(image).items()}
 
 
-def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str) -> Order:
+def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str, *, say: Say) -> Order:
     log = project.root / LOG
     files.replace(log, "", BuildError)
     credentials = ecr.credentials(cloud)
@@ -160,6 +158,7 @@ def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str)
         log=log,
         project=project,
         cloud=cloud,
+        cache=_cache(project, cloud, say),
     )
 
 

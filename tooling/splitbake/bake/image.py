@@ -37,8 +37,6 @@ from splitbake.project import Project
 from splitbake.provenance import Subject
 from splitbake.ui import Say
 
-#: On a layer: what it was packed from. Who finds it in an earlier image need not pack it again.
-KEY: Final = "splitbake.layer"
 #: Of what an image is made when nothing says when its sources were.
 _NO_TIME: Final = layers.TIME
 _PASSWORD: Final = re.compile(r"(?<=://)[^/@]*@")
@@ -121,7 +119,7 @@ def _earlier(catalog: Catalog, repository: Repository) -> Mapping[str, Layer]:
         known = catalog.artifact("image", run.fingerprint)
         found = repository.image(known.id) if known and known.location == repository.uri else None
         if found:
-            keyed = ((layer.blob.annotations.get(KEY), layer) for layer in found.layers)
+            keyed = ((layer.blob.annotations.get(layering.KEY), layer) for layer in found.layers)
             return {key: layer for key, layer in keyed if key}
     return {}
 
@@ -140,7 +138,7 @@ def _packed(
     own = {folder} if planned.folder == contract.IN_IMAGE else set()
     try:
         with target.open("wb") as into:
-            layer = layers.pack(files, {*made, *own}, into, **{KEY: planned.key})
+            layer = layers.pack(files, {*made, *own}, into, **{layering.KEY: planned.key})
     except OSError as problem:
         raise BuildError(
             f"cannot pack {planned.name}: {problem}", hint="is the disk full (TMPDIR), or did a file just go?"
