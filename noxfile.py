@@ -12,8 +12,10 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
 ROOT = Path(__file__).parent
-#: Fast first: a broken function should not wait for a baked AMI to be told.
-TESTS = ("tests/unit", "tests/engine", "tests/e2e")
+#: Slow first, so that no process is left alone with the longest file at the end.
+TESTS = ("tests/e2e", "tests/engine", "tests/unit")
+#: Engine and end-to-end tests mostly wait, so more of them than processors; a file's tests stay together.
+SIDE_BY_SIDE = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
 PYTHON_FILES = (".", "run")
 
 
@@ -31,7 +33,7 @@ def tests(session: nox.Session) -> None:
     install(session, "local", "example", "sbom", "dev")
     if not session.posargs:
         find_tools(session, "podman")  # what is still missing then is the reason of a skipped test
-    session.run("pytest", *(session.posargs or TESTS), interrupt_timeout=90, terminate_timeout=30)
+    session.run("pytest", *(session.posargs or (*SIDE_BY_SIDE, *TESTS)), interrupt_timeout=90, terminate_timeout=30)
 
 
 @nox.session

@@ -1,4 +1,4 @@
-"""What all tests share: missing tools that must not be missing, signals as they should be, and a package index.
+"""What all tests share: no tool missing, signals as they should be, scratch folders of their own, a package index.
 
 With ``SPLITBAKE_REQUIRE_ENGINES=1`` a missing tool is a failure, not a skip. CI sets it, so that an engine or
 end-to-end test cannot fall silent there. What a CI machine cannot have may still be skipped: the reason must name it
@@ -12,6 +12,8 @@ import http.server
 import os
 import re
 import signal
+import stat
+import tempfile
 import threading
 import zipfile
 from collections.abc import Callable, Generator, Iterator
@@ -64,6 +66,19 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_scratch() -> Iterator[None]:
+    """Several processes run tests side by side: none may see, or clear away, scratch folders of another.
+
+    It is a short path, as sockets must have, and open to other users, as what they may not read is tested as well.
+    """
+    with tempfile.TemporaryDirectory(prefix="tests-") as folder, pytest.MonkeyPatch.context() as patch:
+        Path(folder).chmod(0o755)
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _own_signal_handlers() -> Iterator[None]:
     """A command that ran in the test's process leaves its handlers behind; what they ignore, later programs inherit."""
@@ -113,7 +128,10 @@ def _wheel(root: Path, name: str, files: dict[str, bytes]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with zipfile.ZipFile(folder / name, "w") as wheel:
         for path, content in {**files, f"{info}/RECORD": record.encode()}.items():
-            wheel.writestr(path, content)
+            entry = zipfile.ZipInfo(path)
+            # pip makes only that executable what is a file that says so.
+            entry.external_attr = (stat.S_IFREG | (0o755 if ".data/scripts/" in path else 0o644)) << 16
+            wheel.writestr(entry, content)
     digest = hashlib.sha256((folder / name).read_bytes()).hexdigest()
     with (folder / "index.html").open("a", encoding="utf-8") as index:
         index.write(f'<a href="{name}#sha256={digest}">{name}</a>\n')

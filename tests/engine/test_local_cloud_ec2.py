@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from botocore.exceptions import ClientError
 
-from splitbake.local.engine import connect
+from splitbake.local.engine import LABEL, connect
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -209,10 +209,11 @@ def test_a_client_token_makes_one_instance(ec2):
 
 
 def test_a_dry_run_starts_nothing(ec2):
-    before = len(connect().containers.list(all=True))
+    of_cloud = {"label": f"{LABEL}={ec2.cloud.id}"}
+    before = len(connect().containers.list(all=True, filters=of_cloud))
     with pytest.raises(ClientError, match="DryRunOperation"):
         ec2.run(DryRun=True)
-    assert len(connect().containers.list(all=True)) == before
+    assert len(connect().containers.list(all=True, filters=of_cloud)) == before
 
 
 def test_instances_start_side_by_side(ec2):
