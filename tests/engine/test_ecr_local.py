@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import json
 import subprocess
+import tarfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,8 +20,10 @@ from click.testing import CliRunner
 from splitbake import dockercli, ecr
 from splitbake.cli.image import command
 from splitbake.manifest.image import Ecr
+from splitbake.oci import image as images
 from splitbake.oci.client import Repository
 from splitbake.project import Project
+from splitbake.sources import base_image
 
 pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
 
@@ -54,10 +59,10 @@ class Site:
         done = CliRunner().invoke(command, arguments, catch_exceptions=False)
         return json.loads(done.stdout)
 
-    def pulled(self, uri: str) -> dict[str, Any]:
+    def pulled(self, uri: str, platform: str | None = None) -> dict[str, Any]:
         """What the engine says of an image that it has pulled by its digest."""
         with dockercli.login(ecr.credentials(self.cloud)) as client:
-            client.image.pull(uri, quiet=True)
+            client.image.pull(uri, quiet=True, platform=platform)
         (found,) = json.loads(docker("image", "inspect", uri))
         docker("image", "rm", uri)
         return found
@@ -99,7 +104,7 @@ def test_what_docker_has_saved_is_the_same_image_when_it_is_pulled(site, tmp_pat
     if packed:
         path.write_bytes(gzip.compress(path.read_bytes(), 1))
     loaded = site.load(path)
-    assert (loaded["layers"], loaded["sent"], loaded["platform"]) == (2, 2, "linux/amd64")
+    assert (loaded["layers"], loaded["sent"], loaded["platforms"][0]["platform"]) == (2, 2, "linux/amd64")
     pulled = site.pulled(loaded["image"])
     assert (pulled["Id"], pulled["RootFS"], pulled["Config"]["Env"]) == (own["Id"], own["RootFS"], own["Config"]["Env"])
     found = ecr.find_image(site.cloud, site.name, digest=loaded["digest"])
@@ -133,6 +138,77 @@ def test_an_image_of_another_repository_arrives_with_its_digest(site, tmp_path):
     second = site.load(archive)
     assert (second["digest"], second["size"]) == (first["digest"], first["size"])
     assert site.pulled(second["image"])["RootFS"]["Layers"] == [layer.diff_id for layer in image.layers]
+
+
+def layout(*architectures: str) -> tuple[bytes, bytes]:
+    """An image for several platforms, which share a layer: its index, and the archive that skopeo and buildx make."""
+    files = {"oci-layout": b'{"imageLayoutVersion": "1.0.0"}'}
+
+    def add(content: bytes, kind: str, **more: Any) -> dict[str, Any]:
+        name = hashlib.sha256(content).hexdigest()
+        files[f"blobs/sha256/{name}"] = content
+        return {"mediaType": kind, "digest": f"sha256:{name}", "size": len(content), **more}
+
+    entries = []
+    for architecture in architectures:
+        plain = [tarred({"shared": b"x" * 100_000}), tarred({"own": architecture.encode() * 1000})]
+        layers = [add(gzip.compress(each, mtime=0), images.LAYER) for each in plain]
+        rootfs = {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(each).hexdigest()}" for each in plain]}
+        settings = {"os": "linux", "architecture": architecture, "rootfs": rootfs, "config": {"Env": ["A=1"]}}
+        config = add(json.dumps(settings).encode(), images.CONFIG)
+        text = json.dumps({"schemaVersion": 2, "mediaType": images.MANIFEST, "config": config, "layers": layers})
+        platform = {"os": "linux", "architecture": architecture}
+        entries.append(add(text.encode(), images.MANIFEST, platform=platform))
+    statement = {"config": add(b"{}", images.CONFIG), "layers": [add(b"{ }", "application/vnd.in-toto+json")]}
+    text = json.dumps({"schemaVersion": 2, "mediaType": images.MANIFEST, **statement})
+    marks = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": entries[0]["digest"],
+    }
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    entries.append(add(text.encode(), images.MANIFEST, platform=unknown, annotations=marks))
+    index = json.dumps({"schemaVersion": 2, "mediaType": images.INDEX, "manifests": entries}, indent=1).encode()
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [add(index, images.INDEX)]}).encode()
+    return index, tarred(files)
+
+
+def tarred(files: dict[str, bytes]) -> bytes:
+    into = io.BytesIO()
+    with tarfile.open(fileobj=into, mode="w") as made:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            made.addfile(member, io.BytesIO(content))
+    return into.getvalue()
+
+
+def test_an_image_for_several_platforms_is_pulled_and_built_on_for_each_of_them(site, tmp_path, aws):
+    index, content = layout("amd64", "arm64")
+    path = tmp_path / "several.tar"
+    path.write_bytes(content)
+    loaded = site.load(path, "--tag", "base")
+    assert loaded["digest"] == images.digest(index)
+    assert (loaded["layers"], loaded["sent"]) == (3, 3)
+    assert [each["platform"] for each in loaded["platforms"]] == ["linux/amd64", "linux/arm64"]
+    for each in loaded["platforms"]:
+        alone = site.pulled(f"{loaded['repository']}@{each['digest']}")
+        assert f"{alone['Os']}/{alone['Architecture']}" == each["platform"]
+        assert site.pulled(loaded["image"], each["platform"])["Id"] == alone["Id"]
+    found = aws("ecr").describe_images(repositoryName=site.name)["imageDetails"]
+    assert len(found) == 4
+    (told,) = [each for each in found if each.get("imageTags") == ["base"]]
+    assert (told["imageDigest"], told["imageManifestMediaType"]) == (loaded["digest"], images.INDEX)
+    largest = max(each["imageSizeInBytes"] for each in found if each is not told)
+    assert told["imageSizeInBytes"] == largest > max(each["compressed_size"] for each in loaded["platforms"])
+    digest = base_image.resolve_base(site.cloud, f"ecr://{site.name}:base")
+    assert digest == loaded["digest"], "one lock serves projects on both kinds of hosts"
+    (site.folder / "Dockerfile").write_text(f"FROM {loaded['repository']}@{digest}\nCOPY Dockerfile /\n")
+    for each in loaded["platforms"]:
+        with dockercli.login(ecr.credentials(site.cloud)) as client:
+            client.buildx.build(site.folder, tags=[site.image], platforms=[each["platform"]], load=True, progress=False)
+        (built,) = json.loads(docker("image", "inspect", site.image))
+        assert f"{built['Os']}/{built['Architecture']}" == each["platform"]
+    assert site.load(path, "--tag", "again")["sent"] == 0
 
 
 def test_a_tag_more_is_put_byte_for_byte_and_an_immutable_one_stays(site, tmp_path, aws):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from email.message import Message
 from hashlib import sha256
 from types import SimpleNamespace
@@ -160,6 +161,18 @@ def test_a_tag_moves_and_the_image_that_had_it_stays(registry, repository):
     assert told(repository) == {digest_of(OTHER): ["v1"]}
     found = repository.describe_images(repositoryName="app", imageIds=[{"imageDigest": digest_of(ONE)}])
     assert "imageTags" not in found["imageDetails"][0]
+
+
+def test_what_an_index_lists_is_told_as_images_without_tags(registry, repository):
+    for text in (ONE, OTHER):
+        put(repository, digest_of(text), text)
+    registry.named.clear()
+    listed = [{"digest": digest_of(text)} for text in (ONE, OTHER)]
+    index = json.dumps({"schemaVersion": 2, "manifests": [*listed, {"digest": FIRST}]})
+    put(repository, "v1", index)
+    assert told(repository) == {digest_of(index): ["v1"], digest_of(ONE): [], digest_of(OTHER): []}
+    repository.delete_repository(repositoryName="app", force=True)
+    assert registry.there == set()
 
 
 def test_an_immutable_tag_does_not_move(registry):

@@ -31,7 +31,7 @@ def command() -> None:
 @click.argument("tarball", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--repository", metavar="NAME", default="", help="The ECR repository; default: image.repository.")
 @click.option("--tag", metavar="TAG", default="", callback=_tag, help="Its tag; default: one of its digest.")
-@click.option("--platform", metavar="OS/ARCH", default="", help="Which of several platforms, as linux/amd64.")
+@click.option("--platform", metavar="OS/ARCH", default="", help="Only one of several platforms, as linux/amd64.")
 @options.project
 @options.environment
 @options.as_json
@@ -46,8 +46,9 @@ def load(  # noqa: PLR0917 - click passes every option by its name
 ) -> None:
     """Bring an image that is in a file into a repository of ECR, without Docker.
 
-    The file: what docker save or podman save writes, or an OCI image layout, as .tar or .tar.gz. Layers that the
-    repository has are not sent. Sizes are told; image.budget is for what splitbake builds, and is not asked here.
+    The file: what docker save or podman save writes, or an OCI image layout, as .tar or .tar.gz. An image for several
+    platforms comes as a whole. Layers that the repository has are not sent. Sizes are told; image.budget is for what
+    splitbake builds, and is not asked here.
 
     \b
     Examples:
@@ -62,7 +63,9 @@ def load(  # noqa: PLR0917 - click passes every option by its name
     if as_json:
         ui.emit_json({"image": found.uri, **dataclasses.asdict(found)})
         return
+    for each in found.platforms:
+        sizes = f"{units.format_size(each.compressed_size)} compressed, {units.format_size(each.size)} uncompressed"
+        click.echo(f"{each.platform}: {sizes}", err=True)
     sent = f"{found.sent} of {units.counted(found.layers, 'layer')} sent ({units.format_size(found.sent_bytes)})"
-    sizes = f"{units.format_size(found.compressed_size)} compressed, {units.format_size(found.size)} uncompressed"
-    click.echo(f"{found.platform}, {sizes}; {sent}; tag {found.tag}", err=True)
+    click.echo(f"{sent}; tag {found.tag}", err=True)
     click.echo(found.uri)

@@ -203,10 +203,14 @@ class Images:
         known = {image.image_digest: image for image in repository.images}
         path = self._path(repository)
         found: dict[str, tuple[Manifest, list[str]]] = {}
-        for reference in [*self._registry.tags(path), *digests]:
+        wanted = [*self._registry.tags(path), *digests]
+        while wanted:
+            reference = wanted.pop(0)
             manifest = self._registry.manifest(path, reference)
             if manifest is None or self._untagged.get((path, reference)) == manifest.digest:
                 continue
+            # What an index lists is an image of the repository like any other, mostly one without a tag.
+            wanted += [each["digest"] for each in json.loads(manifest.text).get("manifests", [])]
             tags = found.setdefault(manifest.digest, (manifest, []))[1]
             if reference != manifest.digest:
                 tags.append(reference)

@@ -102,7 +102,8 @@ class Manifest:
         digest: ``sha256:…`` of its bytes.
         media_type: what kind of manifest it is.
         text: its bytes as text.
-        size: bytes of its layers and configuration as stored (compressed), as ECR counts an image.
+        size: bytes of its layers and configuration as stored (compressed), as ECR counts an image; of a list "the max
+            size of all manifests in the list" (ECR API model).
     """
 
     digest: str
@@ -145,8 +146,9 @@ class Registry:
                 return None
             raise
         parsed = json.loads(body)
-        parts = [*parsed.get("layers", []), *parsed.get("manifests", [])]
-        size = sum(part["size"] for part in parts) + parsed.get("config", {}).get("size", 0)
+        listed = [self.manifest(repository, each["digest"]) for each in parsed.get("manifests", [])]
+        own = sum(part["size"] for part in parsed.get("layers", [])) + parsed.get("config", {}).get("size", 0)
+        size = max((each.size for each in listed if each), default=own)
         return Manifest(headers["Docker-Content-Digest"], headers["Content-Type"], body.decode(), size)
 
     def put(self, repository: str, tag: str, text: str, media_type: str) -> None:

@@ -12,6 +12,7 @@ import json
 import os
 import ssl
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,12 +34,16 @@ from splitbake.ui import Say
 #: Bytes of a manifest or a configuration; registries take no larger manifests (4 MiB, distribution specification).
 _LARGEST_TEXT: Final = 8 * 1024**2
 _TIMEOUT: Final = urllib3.Timeout(connect=10, read=300)
-#: Throttled, or in trouble for a moment. What uploads is not repeated: its body is gone.
-_RETRY: Final = urllib3.Retry(
-    5, redirect=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504), raise_on_status=False
-)
+#: Throttled, or in trouble for a moment.
+_BUSY: Final = (429, 500, 502, 503, 504)
+#: An upload is begun anew as a whole instead: its body is gone.
+_RETRY: Final = urllib3.Retry(5, redirect=5, backoff_factor=0.5, status_forcelist=_BUSY, raise_on_status=False)
+#: Seconds before each time that an upload is begun anew, where the registry says nothing else.
+_WAITS: Final = (0.5, 2.0, 8.0)
+#: Seconds that are waited at most, whatever a registry says.
+_LONGEST_WAIT: Final = 60.0
 _MISSING: Final = 404
-#: How often a blob is brought, or fetched.
+#: How often a blob is fetched.
 _TRIES: Final = 3
 _CHUNK: Final = 1024**2
 
@@ -59,6 +64,14 @@ class Manifest:
     def digest(self) -> str:
         """By which it is named."""
         return images.digest(self.text)
+
+
+class _BusyError(CloudError):
+    """The registry refuses something for the moment; ``wait`` are the seconds that it asks for, if it does."""
+
+    def __init__(self, message: str, wait: float | None) -> None:
+        super().__init__(message, hint="the registry is busy, or in trouble: try again in a while")
+        self.wait = wait
 
 
 class Repository:
@@ -91,7 +104,7 @@ class Repository:
     def manifest(self, reference: str) -> Manifest | None:
         """Return the manifest that a tag or digest names, None where there is none."""
         with self._told(f"read {reference}"):
-            kinds = {"Accept": ", ".join(images.MANIFESTS)}
+            kinds = {"Accept": ", ".join((*images.MANIFESTS, *images.INDEXES))}
             answer = self._ask("GET", f"manifests/{reference}", headers=kinds, missing=True)
             if answer.status == _MISSING:
                 answer.release_conn()
@@ -117,10 +130,10 @@ class Repository:
     @contextmanager
     def blob(self, digest: str) -> Iterator[IO[bytes]]:
         """Yield a file with the bytes of a blob; it goes with the block."""
-        with tempfile.TemporaryFile() as file:
+        with tempfile.TemporaryFile(buffering=0) as file:  # what is buffered fails once more when it is closed
             with self._told(f"fetch {digest}"):
                 self._download(digest, file)
-            file.seek(0)
+                file.seek(0)
             yield file
 
     def _download(self, digest: str, into: IO[bytes]) -> None:
@@ -134,7 +147,9 @@ class Repository:
                 # decode_content: a registry sends a compressed layer as it is, whatever a proxy says of it.
                 for chunk in answer.stream(_CHUNK, decode_content=False):
                     seen.update(chunk)
-                    into.write(chunk)
+                    rest = memoryview(chunk)
+                    while rest:
+                        rest = rest[into.write(rest) :]
             except HTTPError:
                 if left:
                     continue
@@ -146,16 +161,17 @@ class Repository:
             return
 
     def upload(self, content: IO[bytes], digest: str, size: int) -> None:
-        """Bring a blob there; what breaks off is begun anew, a few times."""
-        for left in reversed(range(_TRIES)):
-            try:
-                with self._told(f"upload {digest}"):
+        """Bring a blob there; what breaks off, or is refused for the moment, is begun anew, a few times."""
+        with self._told(f"upload {digest}"):
+            for wait in _WAITS:
+                try:
                     return self._upload(content, digest, size)
-            except CloudError as problem:
-                if not left or not isinstance(problem.__cause__, (HTTPError, OSError)):
-                    raise
-            content.seek(0)
-        return None
+                except _BusyError as problem:
+                    time.sleep(wait if problem.wait is None else min(problem.wait, _LONGEST_WAIT))
+                except HTTPError:
+                    time.sleep(wait)
+                content.seek(0)
+            return self._upload(content, digest, size)
 
     def _upload(self, content: IO[bytes], digest: str, size: int) -> None:
         """In two calls: "POST then PUT" of the specification."""
@@ -180,7 +196,7 @@ class Repository:
                 kind = {"Content-Type": manifest.media_type}
                 self._ask("PUT", f"manifests/{tag}", body=manifest.text, headers=kind)
         except CloudError as problem:
-            if isinstance(problem.__cause__, (HTTPError, OSError)):
+            if isinstance(problem.__cause__, HTTPError):
                 raise
             there = self.manifest(tag)
             if there is None or there.digest != manifest.digest:
@@ -236,10 +252,15 @@ class Repository:
         except CloudError as problem:
             message = f"could not {doing} in {self.uri}: {problem.message}"
             raise CloudError(message, hint=problem.hint) from problem.__cause__
-        except (HTTPError, OSError) as problem:
+        except HTTPError as problem:
             raise CloudError(
                 f"could not {doing} in {self.uri}: {problem}",
                 hint="is the registry reachable from here? check network and proxy",
+            ) from problem
+        except OSError as problem:  # what goes wrong on the wire is an HTTPError
+            raise CloudError(
+                f"could not {doing} in {self.uri}: a temporary file on this machine: {problem.strerror or problem}",
+                hint=f"make room in {tempfile.gettempdir()}, or set TMPDIR to a folder on another disk",
             ) from problem
         except (KeyError, TypeError, ValueError) as problem:
             raise CloudError(f"could not {doing} in {self.uri}: the answer is none of a registry: {problem}") from None
@@ -265,7 +286,7 @@ def _text(answer: urllib3.BaseHTTPResponse) -> bytes:
 
 
 def _checked(digest: str, content: bytes) -> bytes:
-    if f"sha256:{hashlib.sha256(content).hexdigest()}" != digest:
+    if images.digest(content) != digest:
         raise ValueError(f"it is not {digest}")
     return content
 
@@ -286,4 +307,7 @@ def _refusal(answer: urllib3.BaseHTTPResponse) -> CloudError:
         code, message = str(first.get("code", "")), str(first.get("message", ""))
     except (ValueError, LookupError, TypeError, AttributeError):
         code, message = "", text.strip()
-    return CloudError(f"it answered {answer.status} {code} {message}".strip(), hint=_HINTS.get(code, ""))
+    said = f"it answered {answer.status} {code} {message}".strip()
+    if answer.status in _BUSY:
+        return _BusyError(said, _RETRY.get_retry_after(answer))
+    return CloudError(said, hint=_HINTS.get(code, ""))

@@ -19,11 +19,9 @@ DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 #: What an image of one platform can be called by.
 MANIFESTS: Final = (MANIFEST, DOCKER_MANIFEST)
 
+INDEX: Final = "application/vnd.oci.image.index.v1+json"
 #: Lists of images, one for each platform.
-INDEXES: Final = (
-    "application/vnd.oci.image.index.v1+json",
-    "application/vnd.docker.distribution.manifest.list.v2+json",
-)
+INDEXES: Final = (INDEX, "application/vnd.docker.distribution.manifest.list.v2+json")
 
 #: Docker's name of a layer -> OCI's; the bytes are the same.
 _LAYERS: Final = {
@@ -130,6 +128,11 @@ def manifest(layers: Sequence[Descriptor], config: bytes) -> bytes:
     named = Descriptor(CONFIG, digest(config), len(config))
     blobs = [_oci(layer).as_data() for layer in layers]
     return _json({"schemaVersion": 2, "mediaType": MANIFEST, "config": named.as_data(), "layers": blobs})
+
+
+def index(said: Mapping[str, Any], entries: Sequence[Mapping[str, Any]]) -> bytes:
+    """Return an index of ``entries`` that keeps whatever else an index ``said``."""
+    return _json({**said, "schemaVersion": 2, "mediaType": INDEX, "manifests": list(entries)})
 
 
 def read(text: bytes, config: bytes) -> Image:
