@@ -69,6 +69,8 @@ TREE = {"run.py": "r", "lib/a.py": "a", "lib/deep/b.py": "b", "lib/x.csv": "x", 
         (["**/*.py"], ["src/"], ["lib/a.py", "lib/deep/b.py", "run.py"]),
         (["lib/**/b.py"], [], ["lib/deep/b.py"]),
         (["lib/?.py", "run.py"], [], ["lib/a.py", "run.py"]),
+        (["**/run.py", "**/lib/", "**/src"], ["**/deep/"], ["lib/a.py", "lib/x.csv", "run.py", "src/train.py"]),
+        (["**"], ["**/lib/", "**/src", "**/note.md"], ["run.py"]),
     ],
 )
 def test_what_patterns_take(project, include, exclude, wanted):
@@ -85,7 +87,8 @@ def test_entries_carry_normalised_mode_size_and_digest(project):
 
 
 def test_bytecode_never_travels(project):
-    assert paths(project({"lib/a.py": "", "lib/__pycache__/a.pyc": "x"}, ["lib/"])) == ["lib/a.py"]
+    files = {"lib/a.py": "", "lib/__pycache__/a.pyc": "x", "__pycache__/b.pyc": "x"}
+    assert paths(project(files, ["lib/"])) == paths(project({}, ["**"])) == ["lib/a.py"]
 
 
 def test_requirements_travel_to_the_build_only(project):
@@ -158,6 +161,65 @@ def test_what_git_ignores_stays_behind_where_that_is_asked_for(project):
         context.collect(project({}, ["lib/*.log"], gitignore=True))
     with pytest.raises(BuildError, match=r"lib/\.env"):
         context.collect(project({}, ["lib/"]))
+
+
+def test_what_git_ignores_is_neither_followed_nor_weighed(project):
+    made = project({".gitignore": ".venv/\n*.cache\n", "lib/a.py": "a", "lib/.venv/x": ""}, ["lib/"], gitignore=True)
+    subprocess.run(["git", "init", "--quiet", made.root], check=True)
+    (made.root / "lib/.venv/python").symlink_to("/bin/sh")
+    (made.root / "lib/.venv/lib64").symlink_to(".")
+    (made.root / "lib/.venv/gone").symlink_to("nowhere")
+    with (made.root / "lib/x.cache").open("wb") as file:
+        file.truncate(context.LARGEST_FILE + 1)
+    assert paths(made) == ["lib/a.py"]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (".env", r"hold secrets.*\n  .*/lib/x -> \.env"),
+        ("alias", r"hold secrets.*\n  .*/lib/x -> \.env"),
+        ("step.env", r"hold secrets.*\n  .*/lib/x -> step\.env"),
+        ("weights/a.onnx", r"look like models.*\n  .*/lib/x -> weights/a\.onnx"),
+        (".git/config", r"lib/x is a link to \.git/config, which may not travel"),
+        ("here/config", r"lib/x is a link to \.git/config, which may not travel"),
+        ("private/note", r"lib/x is a link to private/note, which may not travel"),
+    ],
+)
+def test_no_link_brings_under_another_name_what_may_not_travel(project, target, message):
+    files = dict.fromkeys([".env", "lib/a.py", "weights/a.onnx", ".git/config", "private/note"], "x")
+    made = project(files, ["lib/"], exclude=["private/"])
+    for link, leads_to in {"alias": ".env", "step.env": "lib/a.py", "here": ".git"}.items():
+        (made.root / link).symlink_to(leads_to)
+    (made.root / "lib/x").symlink_to(f"../{target}")
+    with pytest.raises(BuildError, match=message):
+        context.collect(made)
+    assert paths(project({}, ["lib/"], exclude=["private/", "lib/x"])) == ["lib/a.py"]
+
+
+def test_the_requirements_may_be_a_link_to_what_is_excluded_but_to_no_secret(project):
+    made = project({"run.py": "", "deps/r.txt": "x==1\n", ".env": ""}, ["run.py"], requirements="r", exclude=["deps/"])
+    (made.root / "r").symlink_to("deps/r.txt")
+    assert paths(made) == ["r", "run.py"]
+    (made.root / "r").unlink()
+    (made.root / "r").symlink_to(".env")
+    with pytest.raises(BuildError, match="likely to hold secrets"):
+        context.collect(made)
+
+
+def test_what_git_has_of_a_project_or_submodule_never_travels(project):
+    files = {"lib/sub/.git": "gitdir: /home/me/x", "lib/sub/.gitignore": "", ".git/config": "", ".gitignore": ""}
+    assert paths(project(files, ["**"])) == [".gitignore", "lib/sub/.gitignore"]
+
+
+def test_a_file_that_a_mount_would_hide_is_refused(project):
+    files = {"run.py": "", "models/note.md": "", "modelsize.py": ""}
+    assert paths(project(files, ["*.py"], mounts={"m": "/app/models", "n": "/other"})) == ["modelsize.py", "run.py"]
+    for include in (["**"], ["models/"]):
+        with pytest.raises(BuildError, match=r"hides these files:\n  .*/models/note\.md$"):
+            context.collect(project(files, include, mounts={"m": "/app/models"}))
+    with pytest.raises(BuildError, match=r"/srv/run\.py.* hides these files:\n  .*/run\.py$"):
+        context.collect(project(files, ["*.py"], mounts={"m": "/srv/run.py"}, workdir="/srv"))
 
 
 def test_links(project, tmp_path_factory):
@@ -387,7 +449,7 @@ def test_whatever_happens_the_cache_changes_no_answer(happened):
             assert context.collect(made) == context.collect(made, cached=False)
 
 
-parts = st.text(st.sampled_from("ab.*?"), min_size=1, max_size=4)
+parts = st.just("**") | st.text(st.sampled_from("ab.*?"), min_size=1, max_size=4)
 paths_of_parts = st.lists(st.text(st.sampled_from("ab."), min_size=1, max_size=3), min_size=1, max_size=3)
 some_patterns = st.builds(
     "{}{}".format, st.lists(parts, min_size=1, max_size=3).map("/".join), st.sampled_from(["", "/"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from splitbake import layering, patterns
+from splitbake import context, layering, patterns
 from splitbake.context import Entry
 from splitbake.errors import SourceError
 from splitbake.generate import entrypoint
@@ -55,6 +55,22 @@ def test_a_layer_without_files_is_left_out():
 
 def test_the_locked_order_goes_before_the_declared_one():
     assert [name for name, _ in plan(["a", "b"], "a", "b", order=("b", "a"))] == ["b", "a"]
+
+
+INSIDE_EACH_OTHER = ("lib/", "lib/data/", "**/*.py", "lib/hot.py", "**")
+
+
+@given(
+    include=st.lists(st.sampled_from(INSIDE_EACH_OTHER), unique=True, min_size=1),
+    paths=st.lists(st.sampled_from(["lib/a.py", "lib/data/big", "lib/data/b.py", "lib/hot.py", "x"]), unique=True),
+    data=st.data(),
+)
+def test_the_locked_order_moves_layers_and_no_files(include, paths, data):
+    travelling = [path for path in paths if any(patterns.takes(pattern, path) for pattern in include)]
+    locked = tuple(data.draw(st.permutations(include)))
+    found = plan(travelling, *include, order=locked)
+    assert sorted(found) == sorted(plan(travelling, *include))
+    assert [name for name, _ in found] == [name for name in locked if name in dict(found)]
 
 
 def test_what_only_the_build_reads_is_in_no_layer():
@@ -114,6 +130,25 @@ def test_what_changes_least_comes_first(repository):
     commit(repository)
     include = ("run.py", "lib/", "**/*.txt", "never")
     assert history.order(include, repository / "app") == ("never", "**/*.txt", "lib/", "run.py")
+
+
+def test_a_commit_counts_for_the_pattern_whose_layer_has_the_file(repository):
+    commit(repository, "lib/data/big", "lib/a.py")
+    commit(repository, "lib/data/big")
+    assert history.order(("lib/", "lib/data/"), repository) == ("lib/", "lib/data/")
+    for _ in range(2):
+        commit(repository, "lib/a.py")
+    assert history.order(("lib/", "lib/data/"), repository) == ("lib/data/", "lib/")
+
+
+def test_commits_of_what_never_travels_do_not_count(repository):
+    commit(repository, "lib/a.py", "run.py")
+    commit(repository, "run.py")
+    for _ in range(3):
+        commit(repository, "lib/notes/a.md", "lib/b.md", "lib/__pycache__/a.pyc")
+    include, exclude = ("run.py", "lib/"), ("lib/notes/", "**/*.md")
+    assert history.order(include, repository) == ("run.py", "lib/")
+    assert history.order(include, repository, (*exclude, *context.LEFTOVERS)) == ("lib/", "run.py")
 
 
 def test_equals_stay_as_they_were_declared(repository):

@@ -251,6 +251,21 @@ def test_mounts_that_a_container_can_start_with(tmp_path, mounts):
             "18:12: expected one of docker, podman, codebuild, found 'dokcer'; did you mean 'docker'?",
         ),
         (
+            "  budget: 500 MB",
+            "  budget: 500 MB\n  builder: codebuild",
+            "18:3: codebuild needs to know its role; add codebuild: {role: …}",
+        ),
+        (
+            "  budget: 500 MB",
+            "  budget: 500 MB\n  secrets: [A, TOKEN]\n  builder: codebuild\n  codebuild: {role: r, secrets: {A: a}}",
+            "18:16: 'TOKEN' must be in AWS Secrets Manager for builder: codebuild; add image.codebuild.secrets, TOKEN",
+        ),
+        (
+            "  budget: 500 MB",
+            "  budget: 500 MB\n  secrets: [A]\n  codebuild: {role: r, secrets: {A: a, B: b}}",
+            "19:40: 'B' is no entry of image.secrets, so nobody reads it",
+        ),
+        (
             "team/processor",
             "registry/Team",
             "16:15: expected an ECR repository, in lower case and without registry, for example team/processor",
@@ -308,6 +323,12 @@ def test_what_only_follows_from_another_problem_is_not_told(tmp_path):
     text = VALID.replace("command: [python, run.py]", "command: [1, 2]").replace("state:", "stat:")
     found = problems(tmp_path, text)
     assert [line.partition(": ")[0] for line in found] == ["3:1", "15:13", "15:16"]
+
+
+def test_secrets_of_another_builder_need_no_secrets_manager(tmp_path):
+    path = tmp_path / "splitbake.yaml"
+    path.write_text(VALID.replace("500 MB", "500 MB\n  secrets: [A]\n  codebuild: {role: r}"), encoding="utf-8")
+    assert manifest.load(path).image.secrets == ("A",)
 
 
 def test_every_problem_is_told_at_once_in_the_order_of_the_file(tmp_path):

@@ -15,7 +15,8 @@ from splitbake.errors import BuildError
 ROOT = Path("/project")
 
 SECRET = [
-    ".env", ".env.local", ".env.production", ".env.example.local", ".envrc", "id_rsa", "id_ed25519", "id_ed25519_sk",
+    ".env", ".env.local", ".env.production", ".env.example.local", ".env-prod", ".env_prod", ".env~", "prod.env",
+    "example.env.env", ".envrc", "id_rsa", "id_ed25519", "id_ed25519_sk", "id_rsa.bak", "id_ed25519_sk.old", "id_rsa~",
     ".netrc", "_netrc", ".pypirc", ".npmrc", ".git-credentials", ".pgpass", ".htpasswd", ".dockercfg",
     ".docker/config.json", ".aws/credentials", ".aws/sso/cache/a.json", ".ssh/config", ".kube/config", ".azure/a",
     ".gnupg/a", ".config/gcloud/a.db", "kubeconfig", "credentials.json", "application_default_credentials.json",
@@ -31,11 +32,13 @@ MODEL = [
     "pytorch_model-00001-of-00002.bin", "flax_model.msgpack", "model.tar.gz", "model.tar",
 ]  # fmt: skip
 FINE = [
-    "run.py", "env", ".env.example", ".env.sample", ".env.template", ".env.prod.example", ".environment", ".envs/a.py",
-    "env.py", "id_rsa.pub", "id_rsa.py", "netrc.py", ".npmrc.md", "aws/credentials.py", "xaws/a", ".awsx/a",
-    "config.json", "docker/config.json", "my_credentials.json", "credentials.jsonl", "service.json", "key.py", "key",
-    "pem", "pt", "onnx.py", "a.pt.py", "a.onnx.md", "a.ptx", "model.py", "a.bin", "a.json", "a.npz", "a.pkl", "a.tar",
-    "a.xml", "a.proto", "a.pbtxt", "data-1-of-2", "tokens.py", "huggingface/a.py", "token", "a.crt", "a.pub",
+    "run.py", "env", ".env.example", ".env.sample", ".env.template", ".env.prod.example", ".env-example",
+    ".env_prod.sample", "example.env", "prod.template.env", ".environment", "environment.py", ".envs/a.py", "prod.envs",
+    "env.py", "my_env", "id_rsa.pub", "id_rsa.pub.bak", "id_rsa.py", "netrc.py", ".npmrc.md", "aws/credentials.py",
+    "xaws/a", ".awsx/a", "config.json", "model.py", "a.bin", "docker/config.json", "my_credentials.json",
+    "credentials.jsonl", "service.json", "key.py", "key", "pem", "pt", "onnx.py", "a.pt.py", "a.onnx.md", "a.ptx",
+    "a.json", "a.npz", "a.pkl", "a.tar", "a.xml", "a.proto", "a.pbtxt", "data-1-of-2", "tokens.py", "huggingface/a.py",
+    "token", "a.crt", "a.pub",
 ]  # fmt: skip
 
 
@@ -89,6 +92,16 @@ def test_consent_for_one_is_none_for_another():
     with pytest.raises(BuildError) as caught:
         refuse("a.pt", "b.pt", include=("a.pt", "*"))
     assert caught.value.message.splitlines()[1:] == [f"  {ROOT}/b.pt"]
+
+
+def test_links_are_judged_by_all_that_they_lead_through():
+    for target, kind in (("../.env", "secrets"), ("certs/ca.pem", "secrets"), ("weights/a.onnx", "models")):
+        with pytest.raises(BuildError, match=kind) as caught:
+            travel.refuse_names(ROOT, ["run.py", "lib/x"], ("**",), {"lib/x": ["lib/y", target, "plain"]})
+        assert caught.value.message.splitlines()[1:] == [f"  {ROOT}/lib/x -> {target}"]
+    travel.refuse_names(ROOT, ["lib/x"], ("lib/x",), {"lib/x": ["certs/ca.pem", "weights/a.onnx"]})
+    travel.refuse_names(ROOT, ["lib/x"], ("**", "weights/a.onnx"), {"lib/x": ["weights/a.onnx"]})
+    travel.refuse_names(ROOT, ["lib/x"], ("**",), {"lib/x": ["lib/y"]})
 
 
 def test_many_are_told_in_order_and_not_without_end():

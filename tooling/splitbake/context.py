@@ -12,7 +12,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from splitbake import contract, digests, gitignore, patterns, requirements, travel, units
@@ -25,7 +25,7 @@ LARGEST_FILE = 100 * 1000**2
 
 #: What running Python leaves beside its sources, all that git knows, and the folder that is splitbake's own: none of it
 #: ever travels.
-LEFTOVERS = ("**/__pycache__/", "**/.git/", f"{contract.FOLDER}/")
+LEFTOVERS = ("**/__pycache__/", "**/.git", f"{contract.FOLDER}/")
 
 #: Below the project's folder: the digests of the files of the latest context.
 CACHE = f"{digests.FOLDER}/context"
@@ -83,13 +83,15 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
     search = _Search(image, root, cache.parent)
     search.run()
     if image.gitignore:
-        search.leave_out(gitignore.ignored(root, search.paths))
+        search.leave_out(gitignore.ignored(root, [*search.paths, *search.links]))
+    search.follow_links()
     build_only = image.requirements if image.requirements not in search.paths else None
     if build_only:
         search.follow(build_only)
-    paths = search.paths
-    travel.refuse_names(root, paths, image.include)
-    travel.refuse_more_than(image.budget, root, paths, (size for size, _ in digests.sizes_and_modes(search.states)))
+    paths, sizes = search.paths, [size for size, _ in digests.sizes_and_modes(search.states)]
+    _refuse_large(root, paths, sizes)
+    travel.refuse_names(root, paths, image.include, search.steps)
+    travel.refuse_more_than(image.budget, root, paths, sizes)
     states, contents = _read(root, search, cache if cached else None)
     _refuse_models(project, root, paths, contents)
     entries = [
@@ -99,7 +101,9 @@ def collect(project: Project, *, cached: bool = True) -> list[Entry]:
     entries.sort(key=itemgetter(0))
     paths.sort()
     _refuse_odd_names(root, paths)
-    _refuse_idle_patterns(image, root, [path for path in paths if path != build_only])
+    travelling = [path for path in paths if path != build_only]
+    _refuse_idle_patterns(image, root, travelling)
+    _refuse_hidden(image, root, travelling)
     if image.requirements:
         _refuse_other_requirements(root / image.requirements)
     return entries
@@ -118,14 +122,18 @@ class _Search:
     Attributes:
         paths: of what is included.
         states: of the files that they are or lead to.
+        links: what is included and was not followed yet: links, and what is no file.
         targets: where links lead to: path -> path.
+        steps: the paths that they lead through, from their own to that one.
     """
 
     def __init__(self, image: Image, root: Path, own: Path) -> None:
         """Prepare for the ``image`` whose context is ``root``; ``own`` changes by being looked at, so it never is."""
         self.paths: list[str] = []
         self.states: list[bytes] = []
+        self.links: list[str] = []
         self.targets: dict[str, str] = {}
+        self.steps: dict[str, list[str]] = {}
         self._root, self._top, self._include = root, os.path.realpath(root), image.include
         self._never = os.path.relpath(os.path.realpath(own), self._top)
         excluded = (*image.exclude, *LEFTOVERS)
@@ -155,11 +163,24 @@ class _Search:
         """Forget these of what was found."""
         kept = [index for index, path in enumerate(self.paths) if path not in unwanted]
         self.paths, self.states = [self.paths[index] for index in kept], [self.states[index] for index in kept]
+        self.links = [path for path in self.links if path not in unwanted]
+
+    def follow_links(self) -> None:
+        """Take every link as what it leads to within the context, where that may travel itself."""
+        for path in self.links:
+            self.follow(path)
+            target = self.targets[path]
+            above = [str(folder) for folder in PurePosixPath(target).parents][:-1]
+            if self._excludes_file(target) or any(map(self._excludes_folder, above)):
+                raise BuildError(
+                    f"{self._root / path} is a link to {target}, which may not travel",
+                    hint="exclude the link as well, or put a copy in its place",
+                )
 
     def follow(self, path: str) -> None:
         """Take ``path`` as what it leads to within the context."""
         self.targets[path], status = _followed(self._root, path)
-        _refuse_large(self._root, path, status)
+        self.steps[path] = [*_steps(self._top, path)]
         self.paths.append(path)
         self.states.append(digests.state(status))
 
@@ -171,14 +192,11 @@ class _Search:
             if child.is_dir(follow_symlinks=False):
                 self._enter(path, whole)
             elif (whole or includes(path)) and not excludes(path):
-                if not child.is_file(follow_symlinks=False):
-                    self.follow(path)
-                    continue
-                status = child.stat(follow_symlinks=False)  # down real folders a regular file cannot lie outside
-                if status.st_size > LARGEST_FILE:
-                    _refuse_large(self._root, path, status)
-                add_path(path)
-                add_state(state(status))
+                if child.is_file(follow_symlinks=False):  # down real folders a regular file cannot lie outside
+                    add_path(path)
+                    add_state(state(child.stat(follow_symlinks=False)))
+                else:
+                    self.links.append(path)
 
     def _enter(self, folder: str, whole: bool) -> None:
         if folder == self._never or self._excludes_folder(folder):
@@ -200,6 +218,17 @@ def _refuse_idle_patterns(image: Image, root: Path, found: Sequence[str]) -> Non
             f"image.include takes no file below {root} with: {', '.join(idle)}",
             hint="correct or remove the pattern, or look whether image.exclude or git takes everything out again",
         )
+
+
+def _refuse_hidden(image: Image, root: Path, paths: Sequence[str]) -> None:
+    """Refuse files that no container would see, as one of ``image.mounts`` lies there."""
+    for where in image.mounts.values():
+        place = where.removeprefix(f"{image.workdir}/")
+        if hidden := [path for path in paths if path == place or path.startswith(f"{place}/")]:
+            raise BuildError(
+                f"what is mounted at {where} hides these files:\n{travel.listed(root, hidden)}",
+                hint="take them out with image.exclude, or mount it elsewhere",
+            )
 
 
 def _refuse_odd_names(root: Path, paths: Sequence[str]) -> None:
@@ -237,10 +266,22 @@ def _followed(root: Path, path: str) -> tuple[str, os.stat_result]:
     return str(target.relative_to(top)), status
 
 
-def _refuse_large(root: Path, path: str, status: os.stat_result) -> None:
-    if status.st_size > LARGEST_FILE:
+def _steps(top: str, path: str) -> Iterator[str]:
+    """Yield the paths from ``path`` in the folder ``top`` up to what it leads to, each one in its real folder."""
+    to = Path(top, path)
+    while True:
+        at = to.parent.resolve() / to.name
+        yield os.path.relpath(at, top)
+        if not at.is_symlink():
+            return
+        to = at.parent / at.readlink()
+
+
+def _refuse_large(root: Path, paths: Sequence[str], sizes: Sequence[int]) -> None:
+    if max(sizes, default=0) > LARGEST_FILE:
+        size, path = max(zip(sizes, paths, strict=True))
         raise BuildError(
-            f"{root / path} has {units.format_size(status.st_size)}; no file of the image may be larger than "
+            f"{root / path} has {units.format_size(size)}; no file of the image may be larger than "
             f"{units.format_size(LARGEST_FILE)}",
             hint="list a model in models.files; take anything else out with image.exclude",
         )

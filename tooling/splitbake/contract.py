@@ -29,6 +29,8 @@ OFFER_FILE: Final = "contract"
 IN_IMAGE: Final = "/opt/splitbake"
 ENTRY: Final = f"{IN_IMAGE}/entry"
 NEEDS: Final = f"{IN_IMAGE}/needs"
+#: Where ``image.requirements`` are installed in an image.
+SITE: Final = "/opt/python"
 #: In ``FOLDER`` of a runtime: the digest of what is installed there.
 RUNTIME_FILE: Final = "runtime"
 #: Where a container sees ``FOLDER`` of its host.

@@ -59,13 +59,14 @@ def order(manifest: Manifest, lock: Lock) -> tuple[str, ...]:
 def plan(project: Project, entries: Sequence[Entry]) -> list[Planned]:
     """Return the layers that bring ``entries`` and the entry check into the image, from the lowest.
 
-    A file that several patterns take is in the layer of the last one. A layer without files is left out.
+    A file that several patterns take is in the layer of the last one in ``image.include``, whatever the order of the
+    layers. A layer without files is left out.
     """
     manifest = project.manifest
     files = {entry.path: entry for entry in entries if entry.in_image}
-    paths, wanted = sorted(files), order(manifest, project.lock)
-    home = {path: pattern for pattern in wanted for path in patterns.taken(pattern, paths)}
-    of: dict[str, list[Entry]] = {pattern: [] for pattern in wanted}
+    paths = sorted(files)
+    home = patterns.last_taking(manifest.image.include, paths)
+    of: dict[str, list[Entry]] = {pattern: [] for pattern in order(manifest, project.lock)}
     for path in paths:
         of[home[path]].append(files[path])
     named = (Planned(pattern, manifest.image.workdir, tuple(found), {}) for pattern, found in of.items() if found)

@@ -39,10 +39,16 @@ def taken(pattern: str, paths: Sequence[str]) -> Iterator[str]:
     return filter(_taking(pattern).fullmatch, near)
 
 
+def last_taking(patterns: Iterable[str], paths: Sequence[str]) -> dict[str, str]:
+    """Return the last of ``patterns`` that takes each of the files ``paths`` (sorted); not of one that none takes."""
+    return {path: pattern for pattern in patterns for path in taken(pattern, paths)}
+
+
 def naming(patterns: Iterable[str]) -> Callable[[str], object]:
     """Return what is true for the paths that any of ``patterns`` names: for asking about very many paths."""
     wanted = [_clean(pattern) for pattern in patterns]
-    ends = tuple(_WILDCARD.split(pattern)[-1] for pattern in wanted)  # a look at the end settles most paths
+    last = [_TOKEN.findall(pattern)[-1] for pattern in wanted]
+    ends = tuple("" if is_glob(token) else token for token in last)  # a look at the end settles most paths
     fullmatch = re.compile("|".join(map(_expression, wanted)), re.DOTALL).fullmatch
     return lambda path: path.endswith(ends) and fullmatch(path)
 

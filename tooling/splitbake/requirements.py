@@ -10,7 +10,7 @@ from splitbake.errors import BuildError
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_CONTINUED = re.compile(r"\\\n")
+_CONTINUED = re.compile(r"\\\r?\n")
 _COMMENT = re.compile(r"(^|\s)#.*$")
 _ELSEWHERE = re.compile(r"^\s*(?:-[rce]|--(?:requirement|constraint|editable)\b)", re.MULTILINE)
 _PER_REQUIREMENT_OPTION = re.compile(r"\s--(hash|config-settings|global-option)\b.*$")

@@ -161,10 +161,13 @@ def _resolve_runtime(project: Project, base: LockedBaseAmi, say: Say) -> LockedR
 
 
 def _resolve_order(project: Project) -> tuple[str, ...] | None:
+    from splitbake.context import LEFTOVERS
     from splitbake.sources import history
 
     image = project.manifest.image
-    return history.order(image.include, project.root / image.context) if image.order == "auto" else None
+    if image.order != "auto":
+        return None
+    return history.order(image.include, project.root / image.context, (*image.exclude, *LEFTOVERS))
 
 
 def _entry(entry: ModelFile, files: Iterable[LockedFile]) -> LockedModels:

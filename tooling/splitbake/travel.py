@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 from typing import NamedTuple
 
 from splitbake import patterns, units
@@ -46,12 +47,16 @@ def _expression(mark: str, words: Sequence[str]) -> str:
 
 
 _KEY = _Rule(("pem", "key"))
+_BACKUP = r"~|\.(?:bak|backup|old|orig|save)"
 _SECRET = _Rule(
-    ("p12", "pfx", "pkcs12", "jks", "keystore", "ppk", "kdbx", "tfstate", r"tfstate\.backup"),
     (
-        # What shows others how to make one of their own holds no secret.
-        r"\.env(?:rc|(?!#\.(?:example|sample|template)\0)\.#)?",
-        "id_(?:rsa|dsa|ecdsa|ed25519)(?:_sk)?",
+        # What shows others how to make one of their own holds no secret, here and below.
+        r"env(?<!example\.env)(?<!sample\.env)(?<!template\.env)",
+        *("p12", "pfx", "pkcs12", "jks", "keystore", "ppk", "kdbx", "tfstate", r"tfstate\.backup"),
+    ),
+    (
+        r"\.env(?:rc|~|(?!#[-._](?:example|sample|template)\0)[-._]#)?",
+        f"id_(?:rsa|dsa|ecdsa|ed25519)(?:_sk)?(?:{_BACKUP})?",
         r"\.(?:netrc|pypirc|npmrc|git-credentials|pgpass|my\.cnf|htpasswd|s3cfg|boto|databrickscfg|vault-token)",
         "_netrc",
         r"credentials\.json",
@@ -79,8 +84,15 @@ _KEYS, _SECRETS, _MODELS = _KEY.searches(), _SECRET.searches(), _MODEL.searches(
 _ANY = _Rule(_KEY.suffixes + _SECRET.suffixes + _MODEL.suffixes, _SECRET.names + _MODEL.names).searches()
 
 
-def refuse_names(root: Path, paths: Sequence[str], include: Collection[str]) -> None:
+def refuse_names(
+    root: Path,
+    paths: Sequence[str],
+    include: Collection[str],
+    steps: Mapping[str, Sequence[str]] = MappingProxyType({}),
+) -> None:
     """Refuse files that by their names are secrets or models, whatever the case of the letters.
+
+    A link is judged by its own name and by those of all that it leads through: ``steps``, path -> paths.
 
     A model, and a certificate or key as text, may travel where a pattern of ``include`` is its very path: whoever
     writes that down means it. (A private key is still found by what it holds.)
@@ -88,18 +100,26 @@ def refuse_names(root: Path, paths: Sequence[str], include: Collection[str]) -> 
     Raises:
         BuildError: the message names some of them.
     """
-    if not _found(_ANY, "/" + "\0/".join(paths).lower() + "\0"):
+    through = [(path, step) for path, each in steps.items() for step in each if step != path]
+    if not _found(_ANY, "/" + "\0/".join([*paths, *(step for _, step in through)]).lower() + "\0"):
         return
     meant = {path for path in include if not patterns.is_glob(path)}
-    if secret := [path for path in paths if _named(_SECRETS, path) or (path not in meant and _named(_KEYS, path))]:
+    judged = [
+        *((path, path, path in meant) for path in paths),
+        *((step, f"{path} -> {step}", not meant.isdisjoint((path, step))) for path, step in through),
+    ]
+    secret = [
+        shown for name, shown, is_meant in judged if _named(_SECRETS, name) or (not is_meant and _named(_KEYS, name))
+    ]
+    if secret:
         raise BuildError(
-            f"these files are likely to hold secrets, which never belong into an image:\n{_listed(root, secret)}",
+            f"these files are likely to hold secrets, which never belong into an image:\n{listed(root, secret)}",
             hint="take them out with image.exclude, and hand secrets to the job when it starts; a certificate (.pem, "
             ".key) that is public travels where image.include names the file itself",
         )
-    if models := [path for path in paths if path not in meant and _named(_MODELS, path)]:
+    if models := [shown for name, shown, is_meant in judged if not is_meant and _named(_MODELS, name)]:
         raise BuildError(
-            f"these files look like models, which travel in the AMI:\n{_listed(root, models)}",
+            f"these files look like models, which travel in the AMI:\n{listed(root, models)}",
             hint="list them in models.files and take them out with image.exclude; one that is to travel with the code "
             "all the same must be named in image.include, without a wildcard",
         )
@@ -145,7 +165,8 @@ def _largest(paths: Sequence[str], sizes: Sequence[int]) -> Iterator[tuple[str, 
     yield from [(name, size) for name, size in order if name not in mostly][:_SHOWN]
 
 
-def _listed(root: Path, paths: Collection[str]) -> str:
+def listed(root: Path, paths: Collection[str]) -> str:
+    """Return the first of ``paths`` below ``root``, a line each, and how many more there are."""
     shown = [f"  {_shown(root, path)}" for path in sorted(paths)[:_SHOWN]]
     return "\n".join([*shown, f"  and {len(paths) - _SHOWN} more"] if len(paths) > _SHOWN else shown)
 

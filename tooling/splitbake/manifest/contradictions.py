@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from splitbake import hygiene
+from splitbake.manifest.places import OF_THE_BASE, places
 from splitbake.manifest.promotions import Finding, from_other_accounts, promotions
 from splitbake.manifest.runtime import Runtime
 from splitbake.manifest.yamldoc import Location
@@ -37,6 +38,7 @@ def contradictions(data: Any) -> Iterator[Finding]:
     yield from _codebuild(_mapping(_at(data, "image")))
     yield from _cache(_mapping(_at(data, "image")))
     yield from _roots(data)
+    yield from places(_mapping(_at(data, "image")), _mapping(_at(data, "runtime")))
     yield from _provision(_list(_at(data, "ami", "provision")))
     yield from _ami(_mapping(_at(data, "ami")), on_root=_at(data, "models", "placement") == "root")
     yield from _shared(_mapping(_at(data, "ami")), _mapping(_at(data, "environments")))
@@ -44,12 +46,21 @@ def contradictions(data: Any) -> Iterator[Finding]:
 
 
 def _codebuild(image: dict[str, Any]) -> Iterator[Finding]:
-    settings = image.get("codebuild")
-    if image.get("builder") == "codebuild" and settings is None:
+    settings, builds = image.get("codebuild"), image.get("builder") == "codebuild"
+    if builds and settings is None:
         yield ("image", "builder"), "codebuild needs to know its role; add codebuild: {role: …}"
-    for name in _mapping(_mapping(settings).get("secrets")):
-        if name not in _list(image.get("secrets")):
+    there, wanted = _mapping(_mapping(settings).get("secrets")), _list(image.get("secrets"))
+    for name in there:
+        if name not in wanted:
             yield ("image", "codebuild", "secrets", name), f"{name!r} is no entry of image.secrets, so nobody reads it"
+    # Whoever may look at a build sees its variables, so no value of the caller's machine is sent.
+    for index, name in enumerate(wanted if builds and isinstance(settings, dict) else []):
+        if isinstance(name, str) and name not in there:
+            message = (
+                f"{name!r} must be in AWS Secrets Manager for builder: codebuild; "
+                f"add image.codebuild.secrets, {name}: its name or ARN there"
+            )
+            yield ("image", "secrets", index), message
 
 
 def _cache(image: dict[str, Any]) -> Iterator[Finding]:
@@ -85,6 +96,8 @@ def _loss(root: PurePosixPath) -> str:
     for pattern in itertools.chain.from_iterable(rule.patterns for rule in hygiene.RULES):
         if all(map(fnmatchcase, root.parts, PurePosixPath(pattern).parts)):  # up to where the shorter one ends
             return f"the bake clears {pattern} before the snapshot"
+    if str(root) in OF_THE_BASE:
+        return f"{root} is a folder that the base has for itself"
     return ""
 
 

@@ -22,7 +22,7 @@ from splitbake.spec import (
 )
 
 #: Links on a merged /usr, and what leads to memory: a layer with a folder there would hide what the base has.
-_LINKS: Final = (
+LINKS: Final = (
     "/bin",
     "/sbin",
     "/lib",
@@ -46,7 +46,7 @@ def _known_builder(name: str) -> str:
 
 
 def _beside_links(path: str) -> str:
-    for link in _LINKS:
+    for link in LINKS:
         if PurePosixPath(path).is_relative_to(link):
             raise ValueError(f"expected a folder that no base has for a link or for itself, as {link} is")
     return path

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -17,7 +17,7 @@ _COMMITS: Final = 1000
 _MARK: Final = "\x01"
 
 
-def order(include: Sequence[str], context: Path) -> tuple[str, ...]:
+def order(include: Sequence[str], context: Path, exclude: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the patterns ``include`` from the one whose files seldom change to the one whose files often do.
 
     A commit counts once for each pattern that it touched; patterns that changed equally often stay as they are.
@@ -25,16 +25,19 @@ def order(include: Sequence[str], context: Path) -> tuple[str, ...]:
     Args:
         include: patterns of files below ``context``; of several that take a file the last one has it.
         context: a folder that git knows.
+        exclude: patterns of files that never travel: how they change says nothing.
 
     Raises:
         SourceError: git does not know it, or not all of its history.
     """
-    counts = Counter(pattern for paths in _commits(context) for pattern in _touched(include, paths))
+    counts = Counter(pattern for paths in _commits(context) for pattern in _touched(include, exclude, paths))
     return tuple(sorted(include, key=lambda pattern: counts[pattern]))
 
 
-def _touched(include: Sequence[str], paths: Sequence[str]) -> set[str]:
-    return set({path: pattern for pattern in include for path in patterns.taken(pattern, sorted(paths))}.values())
+def _touched(include: Sequence[str], exclude: Sequence[str], paths: Iterable[str]) -> set[str]:
+    found = sorted(paths)
+    unwanted = patterns.last_taking(exclude, found)
+    return set(patterns.last_taking(include, [path for path in found if path not in unwanted]).values())
 
 
 def _commits(context: Path) -> Iterator[list[str]]:
