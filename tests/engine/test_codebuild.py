@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +168,8 @@ def test_an_image_is_made_without_any_docker_of_ours(place, made):
     assert any(line.startswith("CodeBuild: ") for line in said)
     assert "exporting to image" in log
     assert {"layer", "distribution"} >= {each.kind for each in image.heaviest} >= {"layer"}, image.heaviest
+    assert image.tools.keys() == {"docker", "docker engine", "codebuild image", "codebuild build"}
+    assert image.tools["docker engine"].startswith("20.10.")
 
     config = docker_config(place)
     reference = f"{place.uri}@{image.digest}"
@@ -224,6 +228,45 @@ def test_over_the_budget_nothing_is_pushed(place):
 
 
 @pytest.mark.usefixtures("made")
+def test_over_the_compressed_budget_nothing_is_pushed(place):
+    before = place.images()
+    with pytest.raises(BuildError, match=r"in the registry, .* over image\.compressed_budget") as told:
+        place.make(place.order(tag="deps-packed", compressed_budget=1_000_000))
+    assert place.images() == before
+    found = re.search(r"the image has ([0-9.]+) MB", told.value.message)
+    (image,) = [one for one in before if "deps-context" in one["imageTags"]]
+    assert float(found[1]) * 1e6 == pytest.approx(image["imageSizeInBytes"], rel=0.05)  # gzip of the whole
+
+
+@pytest.mark.usefixtures("made")
+def test_what_has_no_end_or_another_one(place):
+    """A log group that was made without an end gets one; one that somebody gave another end keeps it."""
+    logs, order = place.aws("logs"), place.order()
+    plan = codebuild_project.plan(place.project.manifest, order.cloud, order.platform)
+
+    def ends() -> int | None:
+        codebuild_project.ensure(order.cloud, plan, place.said.append)
+        (group,) = logs.describe_log_groups(logGroupNamePrefix=plan.group)["logGroups"]
+        return group.get("retentionInDays")
+
+    logs.put_retention_policy(logGroupName=plan.group, retentionInDays=7)
+    assert ends() == 7
+    logs.delete_retention_policy(logGroupName=plan.group)
+    assert ends() == 30
+
+
+@pytest.mark.usefixtures("made")
+@pytest.mark.parametrize("action", ["", "iam:GetRole"])
+def test_the_check_of_the_doctor_needs_no_more_than_the_policy(place, action):
+    place.give(without=action)
+    try:
+        with pytest.raises(CloudError, match=f"not authorized to perform: {action}") if action else nullcontext():
+            CodeBuildBuilder().check(place.project, place.order().cloud)
+    finally:
+        place.give()
+
+
+@pytest.mark.usefixtures("made")
 def test_a_command_that_fails_is_told_with_its_last_lines(place):
     text = f"{DOCKERFILE}RUN echo the reason is this; exit 3\n"
     with pytest.raises(BuildError, match="failed in its phase BUILD: COMMAND_EXECUTION_ERROR: exit status") as told:
@@ -260,7 +303,13 @@ def test_a_signal_stops_the_build(place):
 @pytest.mark.parametrize(
     "action",
     [
-        *("s3:ListBucket", "s3:PutObject", "logs:CreateLogGroup", "codebuild:BatchGetProjects"),
+        *(
+            "s3:ListBucket",
+            "s3:PutObject",
+            "logs:CreateLogGroup",
+            "logs:DescribeLogGroups",
+            "codebuild:BatchGetProjects",
+        ),
         *("codebuild:StartBuild", "codebuild:BatchGetBuilds"),
     ],
 )

@@ -10,6 +10,7 @@ import dataclasses
 import gzip
 import hashlib
 import http.server
+import json
 import os
 import secrets
 import shutil
@@ -21,7 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
+import certifi
 import pytest
 
 from splitbake import ecr, fingerprint
@@ -30,6 +33,8 @@ from splitbake.artifact import Artifact, Dependencies
 from splitbake.bake import dependencies, image
 from splitbake.bake.podman import PodmanBuilder
 from splitbake.errors import BuildError
+from splitbake.generate import dockerfile
+from splitbake.iam.policies import Scope, policies
 from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedFile, LockedModels
 from splitbake.oci.client import Repository
 from splitbake.oci.image import Image
@@ -128,7 +133,7 @@ def build(project: Project, say: Say = silent) -> tuple[Artifact, Dependencies]:
     own = dataclasses.replace(inputs, values={**inputs.values, "root": str(project.root)})
     cloud = project.cloud()
     artifact = image.build(project, cloud, own, say=say)
-    below = project.catalog(cloud).dependencies(dependencies.key(project))
+    below = project.catalog(cloud).dependencies(dependencies.read(project).key)
     assert below is not None
     return artifact, below
 
@@ -185,14 +190,25 @@ def logged_in(project: Project) -> Iterator[str]:
 
 
 @PODMAN
-def test_podman_pushes_nothing_that_breaks_the_budget(base, storage, tmp_path):
-    project = write(tmp_path, base, new_requirements(), "builder: podman")
-    manifest = project.manifest_path.read_text().replace("900 MB", "5 MB")
+@pytest.mark.parametrize("key", ["budget", "compressed_budget"])
+def test_podman_pushes_nothing_that_breaks_a_budget(base, storage, tmp_path, key):
+    refuse(tmp_path, base, "podman", key)
+
+
+@pytest.mark.parametrize("key", ["budget", "compressed_budget"])
+def test_docker_pushes_nothing_that_breaks_a_budget(base, tmp_path, key):
+    refuse(tmp_path, base, "docker", key)
+
+
+def refuse(root: Path, base: str, builder: str, key: str) -> None:
+    project = write(root, base, new_requirements(), f"builder: {builder}")
+    manifest = project.manifest_path.read_text()
+    manifest = manifest.replace("900 MB", "5 MB" if key == "budget" else "900 MB\n  compressed_budget: 5 MB")
     project.manifest_path.write_text(manifest)
     project = Project(project.manifest_path)
     ecr.ensure_repository(project.cloud(), REPOSITORY)
     before = project.cloud().client("ecr").list_images(repositoryName=REPOSITORY)["imageIds"]
-    with pytest.raises(BuildError, match=r"over image\.budget \(5\.0 MB\); nothing was pushed") as caught:
+    with pytest.raises(BuildError, match=rf"over image\.{key} \(5\.0 MB\); nothing was pushed") as caught:
         build(project)
     assert "  iniconfig 2.0.0" in caught.value.message
     assert "take a slimmer image.base" in caught.value.hint
@@ -243,7 +259,8 @@ class Index:
 
 
 @contextmanager
-def index(password: str) -> Iterator[Index]:
+def index(password: str, address: str = "127.0.0.1", others: Path | None = None) -> Iterator[Index]:
+    """Serve it at ``address``; ``others`` is a folder of more wheels, laid out as an index."""
     name, content = f"hushed-1.0+{secrets.token_hex(4)}-py3-none-any.whl", BytesIO()
     version = name.split("-")[1]
     info = f"hushed-{version}.dist-info"
@@ -268,13 +285,13 @@ def index(password: str) -> Iterator[Index]:
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 return
-            wheel = self.path.endswith(".whl")
+            wheel, more = self.path.startswith("/files/"), beside(others, self.path)
             page = f'<a href="/files/{name.replace("+", "%2B")}#sha256={digest}">{name}</a>'.encode()
-            answer = bytes_ if wheel else page
+            answer = more or (bytes_ if wheel else page)
             if wheel:
                 served.append(self.path)
-            self.send_response(200 if wheel or "hushed" in self.path else 404)
-            self.send_header("Content-Type", "application/octet-stream" if wheel else "text/html")
+            self.send_response(200 if more or wheel or "hushed" in self.path else 404)
+            self.send_header("Content-Type", "application/octet-stream" if ".whl" in self.path else "text/html")
             self.send_header("Content-Length", str(len(answer)))
             self.end_headers()
             if self.command == "GET":
@@ -285,13 +302,22 @@ def index(password: str) -> Iterator[Index]:
         def log_message(self, *_: object) -> None:
             return
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    with http.server.ThreadingHTTPServer((address, 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
-            url = f"http://user:{password}@127.0.0.1:{server.server_port}/simple"
+            url = f"http://user:{password}@{address}:{server.server_port}/simple"
             yield Index(url, f"hushed=={version} --hash=sha256:{digest}", served)
         finally:
             server.shutdown()
+
+
+def beside(folder: Path | None, path: str) -> bytes | None:
+    """Return what a folder that is laid out as an index has at ``path``."""
+    if folder is None:
+        return None
+    found = folder / path.strip("/")
+    found = found / "index.html" if found.is_dir() else found
+    return found.read_bytes() if found.is_file() else None
 
 
 def holding(root: Path, *words: str) -> list[str]:
@@ -400,6 +426,59 @@ def test_a_secret_of_podman_is_used_and_nowhere_to_be_found(base, cloud, storage
     planted = plant(tmp_path, base, "UV_INDEX", "builder: podman")
     require_unseen(planted, cloud.directory / "registry" / "storage")
     assert holding(storage, *planted.words) == []  # nor what it keeps for the next build
+
+
+@pytest.mark.usefixtures("package_index")  # its wheels are served by an index with a password
+def test_a_secret_of_codebuild_is_used_and_nowhere_to_be_found(base, cloud, aws, tmp_path, monkeypatch):
+    """The Dockerfile is the generated one; what it installs comes from one index, that of this machine."""
+    (uv,) = (tmp_path / "index/simple/uv").glob("uv-*manylinux*.whl")
+    pinned = f"uv=={uv.name.split('-')[1]} --hash=sha256:{hashlib.sha256(uv.read_bytes()).hexdigest()}\n"
+    monkeypatch.setattr(dockerfile, "installers", lambda _: {dockerfile.UV: pinned})
+
+    password, planted = f"hush{secrets.token_hex(16)}", f"planted{secrets.token_hex(16)}"
+    bundle = tmp_path / "ca.pem"
+    known = next((os.environ[name] for name in dependencies.CA_VARIABLES if os.environ.get(name)), None)
+    bundle.write_text(f"# {planted}\n{Path(known or certifi.where()).read_text()}")
+    monkeypatch.setenv(dependencies.CA_VARIABLES[0], str(bundle))
+    names = {"PIP_INDEX_URL": "url", "PIP_TRUSTED_HOST": "host", "UV_DEFAULT_INDEX": "url"}
+    there = ", ".join(f'{name}: "hushed/index:{key}"' for name, key in names.items())
+    more = f"""builder: codebuild
+  secrets: [{", ".join(names)}]
+  codebuild: {{role: hushed-builds, bucket: hushed-builds, secrets: {{{there}}}}}"""
+    said: list[str] = []
+    (tmp_path / "project").mkdir()
+    with index(password, cloud.gateway, tmp_path / "index") as served:
+        project = write(tmp_path / "project", base, served.requirement, more)
+        allow_builds(aws, project, json.dumps({"url": served.url, "host": cloud.gateway}))
+        artifact, below = build(project, said.append)
+    assert served.served
+    assert any(each.kind == "distribution" and each.name.startswith("hushed 1.0+") for each in below.heaviest)
+    header = base64.b64encode(f"user:{password}".encode()).decode()
+    found = Planted(project, artifact, below, (password, header, planted), tuple(said))
+    require_unseen(found, cloud.directory / "registry" / "storage")
+
+    builds = aws("codebuild").list_builds_for_project(projectName="splitbake-builders-image")["ids"]
+    told = [json.dumps(each, default=str) for each in aws("codebuild").batch_get_builds(ids=builds)["builds"]]
+    group = "/aws/codebuild/splitbake-builders-image"
+    lines = [event["message"] for event in aws("logs").filter_log_events(logGroupName=group)["events"]]
+    assert told
+    assert any("hushed==1.0+" in line for line in lines)
+    assert not [text for text in (*told, *lines) if any(word in text for word in found.words)]
+    statement = json.dumps(project.catalog(project.cloud()).provenance(below.digest))
+    assert '"codebuild build": "splitbake-builders-image:' in statement
+    assert '"docker engine": "20.10' in statement
+
+
+def allow_builds(aws: Any, project: Project, secret: str) -> None:
+    """Make what CodeBuild needs: a bucket, the secret, and a role with the policy that splitbake prints."""
+    trust = {"Effect": "Allow", "Principal": {"Service": "codebuild.amazonaws.com"}, "Action": "sts:AssumeRole"}
+    aws("s3").create_bucket(Bucket="hushed-builds")
+    aws("secretsmanager").create_secret(Name="hushed/index", SecretString=secret)
+    document = json.dumps({"Version": "2012-10-17", "Statement": [trust]})
+    aws("iam").create_role(RoleName="hushed-builds", AssumeRolePolicyDocument=document)
+    for policy in policies(Scope(project.manifest, "local"), "codebuild"):
+        printed = json.dumps(policy.document())
+        aws("iam").put_role_policy(RoleName="hushed-builds", PolicyName=policy.name, PolicyDocument=printed)
 
 
 def test_what_was_planted_would_be_found(tmp_path):

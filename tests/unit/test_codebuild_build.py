@@ -13,14 +13,15 @@ from typing import Any
 import boto3
 import pytest
 import yaml
+from botocore.exceptions import NoCredentialsError, ReadTimeoutError
 from botocore.stub import Stubber
 
-from splitbake.bake import codebuild_buildspec, codebuild_follow, codebuild_project
+from splitbake.bake import codebuild, codebuild_buildspec, codebuild_follow, codebuild_project
 from splitbake.bake.builders import Made, Order
 from splitbake.bake.codebuild import CodeBuildBuilder
 from splitbake.cloud import Cloud
 from splitbake.ecr import Credentials
-from splitbake.errors import BuildError, CloudError
+from splitbake.errors import BuildError, CloudError, InterruptError
 from splitbake.manifest.codebuild import CodeBuild
 from splitbake.project import Project
 
@@ -60,9 +61,9 @@ class World:
     """An account in which all is ready for a build, and a way to say what it will answer."""
 
     def __init__(self, project: Project, folder: Path, clock: Clock, **settings: Any) -> None:
-        codebuild = CodeBuild.model_validate({"role": "builds", "bucket": "my-builds", **settings})
+        given = CodeBuild.model_validate({"role": "builds", "bucket": "my-builds", **settings})
         manifest = project.manifest
-        image = manifest.image.model_copy(update={"builder": "codebuild", "codebuild": codebuild})
+        image = manifest.image.model_copy(update={"builder": "codebuild", "codebuild": given})
         project.__dict__["manifest"] = manifest.model_copy(update={"image": image})
         self.project, self.clock = project, clock
         clients = {name: session().client(name) for name in SERVICES}
@@ -84,6 +85,7 @@ class World:
             "network": None,
             "credentials": Credentials("unused", "token"),
             "budget": 5000,
+            "compressed_budget": None,
             "log": self.log,
             "project": self.project,
             "cloud": self.cloud,
@@ -99,6 +101,8 @@ class World:
         self.stubs["s3"].add_client_error("head_object", "404", http_status_code=404)
         self.stubs["s3"].add_response("put_object", {}, None)
         self.stubs["logs"].add_client_error("create_log_group", "ResourceAlreadyExistsException")
+        group = {"logGroupName": GROUP, "retentionInDays": 7}
+        self.stubs["logs"].add_response("describe_log_groups", {"logGroups": [group]})
         plan = codebuild_project.plan(self.project.manifest, self.cloud, "linux/amd64")
         tags = [{"key": "splitbake:project", "value": "faces"}]
         there = {"name": NAME, **plan.definition, "tags": tags}
@@ -136,11 +140,18 @@ class World:
     def stopped(self) -> None:
         self.stubs["codebuild"].add_response("stop_build", {"build": {"id": ID}}, {"id": ID})
 
+    def hear(self, operation: str, heard: Callable[[Mapping[str, Any]], None]) -> None:
+        """Tell ``heard`` the parameters of each call before it is made."""
+        self.cloud.client("codebuild").meta.events.register(
+            f"provide-client-params.codebuild.{operation}", lambda params, **_: heard(params)
+        )
+
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(codebuild_follow, "time", clock)
+    monkeypatch.setattr(codebuild, "time", clock)
     return clock
 
 
@@ -199,9 +210,7 @@ def test_an_image_is_built_pushed_and_seen_in_ecr(world):
 
 def test_what_a_build_is_told(world):
     asked: list[Mapping[str, Any]] = []
-    world.cloud.client("codebuild").meta.events.register(
-        "provide-client-params.codebuild.StartBuild", lambda params, **_: asked.append(params)
-    )
+    world.hear("StartBuild", asked.append)
     for _ in range(2):
         world.start()
         world.look("COMPLETED", "SUCCEEDED", exportedEnvironmentVariables=DONE)
@@ -211,11 +220,16 @@ def test_what_a_build_is_told(world):
     assert one["projectName"] == NAME
     assert one["sourceTypeOverride"] == "S3"
     assert one["sourceLocationOverride"].startswith("my-builds/splitbake/contexts/")
-    assert yaml.safe_load(one["buildspecOverride"])["env"]["exported-variables"] == ["DIGEST", "SIZE"]
+    assert yaml.safe_load(one["buildspecOverride"])["env"]["exported-variables"] == [
+        *("DIGEST", "SIZE", "COMPRESSED", "DOCKER")
+    ]
     assert {"name": "ARGUMENT_REGISTRY", "value": "host", "type": "PLAINTEXT"} in one["environmentVariablesOverride"]
     assert one["computeTypeOverride"] == "BUILD_GENERAL1_SMALL"
     assert one["environmentTypeOverride"] == "LINUX_CONTAINER"
     assert one["timeoutInMinutesOverride"] == 60
+    assert one["serviceRoleOverride"] == f"arn:aws:iam::{ACCOUNT}:role/builds"
+    assert one["imagePullCredentialsTypeOverride"] == "CODEBUILD"
+    assert one["cacheOverride"] == {"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]}
     assert one["idempotencyToken"] != other["idempotencyToken"]
     assert {**one, "idempotencyToken": ""} == {**other, "idempotencyToken": ""}
 
@@ -339,6 +353,40 @@ def test_over_the_budget_it_says_what_takes_most(world, exported):
     assert "5.9 kB  RUN uv pip install" in told.value.message
 
 
+def test_over_the_compressed_budget_it_says_what_is_heavy_as_installed(world):
+    world.start()
+    world.look("BUILD", logs=STREAM)
+    weighed = (
+        "splitbake:layer 3000 RUN uv",
+        "splitbake:distribution 900 numpy 2",
+        "splitbake:image 4000 of 5000 bytes",
+    )
+    world.lines(*weighed, "splitbake:compressed 2000 of 1500 bytes\n", "end\n")
+    phases = failed("BUILD", "Error while executing command: echo. Reason: exit status 1")
+    world.look("COMPLETED", "FAILED", logs=STREAM, phases=phases)
+    world.quiet()
+    world.quiet()
+    with pytest.raises(BuildError, match=r"2\.0 kB in the registry, 500 B over image\.compressed_budget") as told:
+        world.make(compressed_budget=1500)
+    assert "nothing was pushed" in told.value.message
+    assert "numpy 2" in told.value.message
+    assert "RUN uv" not in told.value.message
+
+
+def test_the_record_has_what_was_at_work(world):
+    world.start()
+    told = [*DONE, {"name": "DOCKER", "value": "28.1.0 28.1.1"}]
+    image = {"type": "LINUX_CONTAINER", "image": "aws/codebuild/x:5.0", "computeType": "BUILD_GENERAL1_SMALL"}
+    world.look("COMPLETED", "SUCCEEDED", exportedEnvironmentVariables=told, environment=image)
+    world.pushed()
+    assert world.make().tools == {
+        "docker": "28.1.0",
+        "docker engine": "28.1.1",
+        "codebuild image": "aws/codebuild/x:5.0",
+        "codebuild build": ID,
+    }
+
+
 def test_throttling_and_a_lost_network_are_waited_out(world, monkeypatch):
     world.start()
     for code in ("ThrottlingException", "ServiceUnavailable", "InternalFailure"):
@@ -366,9 +414,10 @@ def test_who_may_not_look_says_so_and_stops_the_build(world):
     world.start()
     world.stubs["codebuild"].add_client_error("batch_get_builds", "AccessDeniedException")
     world.stubs["codebuild"].add_client_error("stop_build", "AccessDeniedException")
-    with pytest.raises(CloudError, match="AccessDeniedException"):
+    with pytest.raises(CloudError, match="AccessDeniedException") as told:
         world.make()
-    assert world.said[-1].startswith(f"build {ID} of CodeBuild may still run, and costs money: could not stop")
+    assert f"; build {ID} of CodeBuild may still run, and costs money: could not stop build" in told.value.message
+    assert told.value.hint.startswith("look at it in the console of CodeBuild, and stop it there; the role lacks")
 
 
 def test_a_log_that_may_not_be_read_ends_no_build(world):
@@ -378,7 +427,7 @@ def test_a_log_that_may_not_be_read_ends_no_build(world):
     world.look("BUILD", logs=STREAM)
     world.look("COMPLETED", "SUCCEEDED", logs=STREAM, exportedEnvironmentVariables=DONE)
     world.pushed()
-    assert world.make() == Made(DIGEST, 4000, ())
+    assert world.make() == Made(DIGEST, 4000, (), {"codebuild build": ID})
     assert sum("no lines of the build will be seen" in line for line in world.said) == 1
 
 
@@ -424,13 +473,118 @@ def test_an_interrupt_stops_the_build(world, monkeypatch, number, when):
         world.look("BUILD")
         world.clock.at[1] = lambda: os.kill(os.getpid(), number)
     else:
-        world.cloud.client("codebuild").meta.events.register(
-            "provide-client-params.codebuild.StartBuild", lambda **_: os.kill(os.getpid(), number)
-        )
+        world.hear("StartBuild", lambda _: os.kill(os.getpid(), number))
     world.stopped()
     with pytest.raises(KeyboardInterrupt):
         world.make()
     assert world.said[-1] == f"stopped build {ID} of CodeBuild"
+
+
+def interrupted(*_: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def lost(*_: Any) -> None:
+    raise ReadTimeoutError(endpoint_url="https://codebuild")
+
+
+@pytest.mark.parametrize("why", ["refused", "another Ctrl-C"])
+def test_an_interrupt_that_cannot_stop_the_build_is_told_in_the_error(world, why):
+    signal.signal(signal.SIGINT, interrupted)
+    world.start()
+    world.look("BUILD")
+    world.clock.at[1] = lambda: os.kill(os.getpid(), signal.SIGINT)
+    if why == "refused":
+        world.stubs["codebuild"].add_client_error("stop_build", "AccessDeniedException", "no")
+    else:
+        world.hear("StopBuild", lambda _: [os.kill(os.getpid(), signal.SIGINT) for _ in range(2)] and None)
+    with pytest.raises(InterruptError, match=f"interrupted; build {ID} of CodeBuild may still run, and costs") as told:
+        world.make()
+    assert told.value.hint == "look at it in the console of CodeBuild, and stop it there"
+    assert "no" in told.value.message
+
+
+def test_a_signal_after_the_build_was_stopped_changes_nothing(world):
+    signal.signal(signal.SIGINT, interrupted)
+    world.start()
+    world.stubs["codebuild"].add_client_error("batch_get_builds", "AccessDeniedException")
+    world.hear("StopBuild", lambda _: os.kill(os.getpid(), signal.SIGINT))
+    world.stopped()
+    with pytest.raises(KeyboardInterrupt):
+        world.make()
+
+
+def test_a_bug_while_a_build_runs_on_names_it(world, monkeypatch):
+    world.start()
+    monkeypatch.setattr(codebuild_follow.Following, "wait", lambda *_: {}["gone"])
+    world.stubs["codebuild"].add_client_error("stop_build", "AccessDeniedException")
+    with pytest.raises(KeyError) as told:
+        world.make()
+    assert f"build {ID} of CodeBuild may still run" in told.value.__notes__[0]
+
+
+@pytest.mark.parametrize("how", ["timeout", "500"])
+def test_an_answer_that_was_lost_is_asked_for_again_by_the_same_token(world, how):
+    tokens: list[str] = []
+
+    def asked(params: Mapping[str, Any]) -> None:
+        tokens.append(params["idempotencyToken"])
+        if how == "timeout" and len(tokens) == 1:
+            lost()
+
+    world.hear("StartBuild", asked)
+    world.ready()
+    if how == "500":
+        world.stubs["codebuild"].add_client_error("start_build", "InternalFailure", http_status_code=500)
+    world.stubs["codebuild"].add_response("start_build", {"build": {"id": ID, "buildStatus": "IN_PROGRESS"}})
+    world.look("COMPLETED", "SUCCEEDED", exportedEnvironmentVariables=DONE)
+    world.pushed()
+    assert world.make().digest == DIGEST
+    assert len(tokens) == 2
+    assert len({*tokens}) == 1
+
+
+@pytest.mark.parametrize(("took", "asked"), [(10, 2), (301, 1)])
+def test_a_build_that_nobody_knows_of_is_told(world, took, asked):
+    """After five minutes the token is forgotten: to ask again would start another build."""
+    calls: list[int] = []
+
+    def answered(_: Mapping[str, Any]) -> None:
+        calls.append(1)
+        world.clock.now += took
+        lost()
+
+    world.hear("StartBuild", answered)
+    world.ready()
+    with pytest.raises(CloudError, match="could not start a build in CodeBuild: Read timeout") as told:
+        world.make()
+    assert told.value.message.endswith(f"; a build of the project {NAME} may run in CodeBuild, and costs money")
+    assert told.value.hint.startswith("look at it in the console of CodeBuild, and stop it there; ")
+    assert len(calls) == asked
+
+
+def test_a_build_that_nobody_knows_of_is_told_after_an_interrupt_too(world):
+    signal.signal(signal.SIGINT, interrupted)
+
+    def answered(_: Mapping[str, Any]) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        lost()
+
+    world.hear("StartBuild", answered)
+    world.ready()
+    with pytest.raises(InterruptError, match=f"^interrupted; a build of the project {NAME} may run in CodeBuild"):
+        world.make()
+
+
+def test_what_was_never_sent_started_nothing(world):
+    def unsent(_: Mapping[str, Any]) -> None:
+        raise NoCredentialsError
+
+    world.hear("StartBuild", unsent)
+    world.ready()
+    with pytest.raises(CloudError) as told:
+        world.make()
+    assert "may run" not in told.value.message
 
 
 def test_a_build_that_could_not_start_needs_no_stop(world):
@@ -456,23 +610,16 @@ def test_what_ecr_does_not_have_was_not_pushed(world):
         world.make()
 
 
-def test_a_secret_of_this_machine_is_not_sent(world):
-    with pytest.raises(BuildError, match=r"^TOKEN, UV_INDEX_URL: the value is on this machine only") as told:
-        world.make(secrets={"UV_INDEX_URL": "https://me:secret@index", "TOKEN": "secret", "ca": "certificates"})
-    assert "image.codebuild.secrets, TOKEN: its name or ARN" in told.value.hint
-    assert "secret@" not in told.value.message + told.value.hint
-
-
 @pytest.mark.parametrize("settings", [{"secrets": {"UV_INDEX_URL": "team/index:url"}}])
 def test_a_secret_of_secrets_manager_is_named_and_a_ca_travels_in_the_zip(world):
     sent: dict[str, Any] = {}
-    s3, builds = world.cloud.client("s3"), world.cloud.client("codebuild")
+    s3 = world.cloud.client("s3")
     s3.meta.events.register("provide-client-params.s3.PutObject", lambda params, **_: sent.update(zip=params["Body"]))
-    builds.meta.events.register("provide-client-params.codebuild.StartBuild", lambda params, **_: sent.update(params))
+    world.hear("StartBuild", sent.update)
     world.start()
     world.look("COMPLETED", "SUCCEEDED", exportedEnvironmentVariables=DONE)
     world.pushed()
-    world.make(secrets={"UV_INDEX_URL": "https://me:secret@index", "ca": "certificates"})
+    world.make(secrets={"UV_INDEX_URL": "https://me:secret@index", "OTHER": "secret@index", "ca": "certificates"})
     found = {one["name"]: one for one in sent["environmentVariablesOverride"]}
     assert found["SECRET_UV_INDEX_URL"]["value"] == "team/index:url"
     assert found["SECRET_UV_INDEX_URL"]["type"] == "SECRETS_MANAGER"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import itertools
 import json
 import shutil
@@ -37,7 +38,9 @@ if "--password-stdin" in sys.argv:
     seen["in"] = sys.stdin.read()
 with open({log!r}, "a") as file:
     file.write(json.dumps(seen) + "\\n")
-status, text = json.load(open({answers!r})).get(f"{{seen['tool']}} {{sys.argv[1]}}", [0, ""])
+status, text = json.load(open({answers!r})).get(" ".join([seen["tool"], *sys.argv[1:2]]), [0, ""])
+if "dockerd" in open({log!r}).read() and sys.argv[1:2] == ["info"]:
+    status = 0
 print(text, end="")
 sys.exit(status)
 """
@@ -48,18 +51,21 @@ class Machine:
     """A build environment: runs the phases of a buildspec, one shell for all of their commands, as CodeBuild does."""
 
     def __init__(self, folder: Path, shell: str) -> None:
-        self.folder, self.shell = folder, shell
+        self.folder, self.shell = folder, shutil.which(shell)
+        self.path = f"{folder}/bin:/usr/bin:/bin"
         self.answers: dict[str, list[Any]] = {
             "aws ecr": [0, "password"],
             "docker history": [0, "200 RUN pip\n3000 FROM base\n0 ENV x\n"],
             "docker run": [0, "40 numpy 2.0\n500 torch 3\n"],
             "docker image": [0, "12345\n"],
+            "docker save": [0, "x" * 100_000],
+            "docker version": [0, "28.1.0 28.1.1\n"],
             "docker push": [0, f"The push refers to it\ndeps-1: digest: sha256:{'a' * 64} size: 1234\n"],
         }
         (folder / "source/context").mkdir(parents=True)
         (folder / "bin").mkdir()
         text = TOOL.format(python=sys.executable, log=str(folder / "log"), answers=str(folder / "answers"))
-        for name in ("docker", "aws"):
+        for name in ("docker", "aws", "dockerd", "sleep"):
             (folder / "bin" / name).write_text(text)
             (folder / "bin" / name).chmod(0o755)
 
@@ -76,7 +82,7 @@ class Machine:
                 script.append(f'[ $failed = 0 ] && {{ . "{self.folder}/{phase}{number}" || failed=1; }}')
             script.append(f'echo "{phase}=$failed" >&3; [ $failed = 0 ] || CODEBUILD_BUILD_SUCCEEDING=0')
         script += [f'echo "{name}=${{{name}-}}" >&3' for name in spec["env"]["exported-variables"]]
-        environment = {"PATH": f"{self.folder}/bin:/usr/bin:/bin", "TMPDIR": str(self.folder), **given}
+        environment = {"PATH": self.path, "TMPDIR": str(self.folder), **given}
         done = subprocess.run(
             [self.shell, "-c", f'{{\n{chr(10).join(script)}\n}} 3>"{self.folder}/ends"'],
             env=environment, capture_output=True, text=True, check=True,
@@ -85,7 +91,8 @@ class Machine:
         return {**ends, "said": done.stdout + done.stderr}
 
     def calls(self, *words: str) -> list[dict[str, Any]]:
-        lines = map(json.loads, (self.folder / "log").read_text().splitlines())
+        log = self.folder / "log"
+        lines = map(json.loads, log.read_text().splitlines() if log.exists() else [])
         return [one for one in lines if [one["tool"], *one["argv"]][: len(words)] == list(words)]
 
 
@@ -105,6 +112,7 @@ def order(**changes: Any) -> Order:
         "network": None,
         "credentials": Credentials("unused", "token"),
         "budget": 20_000,
+        "compressed_budget": None,
         "log": Path("unused"),
         "project": None,
         "cloud": Cloud("dev", Environment.model_validate({"account": "123456789012", "region": "eu-west-1"})),
@@ -175,6 +183,57 @@ def test_nothing_is_pushed_over_the_budget(machine):
     assert (outcome["DIGEST"], outcome["SIZE"]) == ("", "12345")
     assert machine.calls("docker", "push") == []
     assert machine.run(buildspec.variables(order(budget=12_345), {}))["build"] == "0"
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_what_is_compressed_is_weighed_only_where_there_is_a_budget_for_it(machine, over):
+    size = len(gzip.compress(b"x" * 100_000, mtime=0))
+    plain = machine.run(buildspec.variables(order(), {}))
+    assert (plain["build"], plain["COMPRESSED"], machine.calls("docker", "save")) == ("0", "", [])
+    (machine.folder / "log").unlink()
+    outcome = machine.run(buildspec.variables(order(compressed_budget=size - over), {}))
+    assert (outcome["build"], outcome["COMPRESSED"]) == (str(int(over)), str(size)), outcome["said"]
+    assert f"splitbake:compressed {size} of {size - over} bytes" in outcome["said"]
+    assert bool(machine.calls("docker", "push")) is not over
+
+
+def test_an_image_that_cannot_be_weighed_compressed_is_not_pushed(machine):
+    machine.answers["docker save"] = [1, ""]
+    outcome = machine.run(buildspec.variables(order(compressed_budget=10_000), {}))
+    assert outcome["build"] == "1"
+    assert machine.calls("docker", "push") == []
+
+
+def test_an_engine_that_does_not_run_is_started(machine):
+    machine.answers["docker info"] = [1, ""]
+    outcome = machine.run(buildspec.variables(order(), {}))
+    assert (outcome["pre_build"], outcome["post_build"]) == ("0", "0"), outcome["said"]
+    assert (len(machine.calls("dockerd")), outcome["DOCKER"]) == (1, "28.1.0 28.1.1")
+
+
+def test_an_engine_that_runs_is_left_alone(machine):
+    machine.run(buildspec.variables(order(), {}))
+    assert machine.calls("dockerd") == []
+
+
+def test_an_engine_that_cannot_be_started_is_told(machine):
+    (machine.folder / "bin/dockerd").write_text("#!/bin/sh\necho no rights for it; exit 1\n")
+    machine.answers |= {"docker info": [1, ""], "docker version": [1, "28.1.0 "]}
+    outcome = machine.run(buildspec.variables(order(), {}))
+    assert outcome["pre_build"] == "1"
+    assert "no Docker Engine answers in the build environment; dockerd says:\nno rights for it" in outcome["said"]
+    assert machine.calls("docker", "login") == []
+
+
+def test_programs_that_the_environment_lacks_are_named(machine, tmp_path):
+    machine.path = f"{tmp_path}/few"
+    (tmp_path / "few").mkdir()
+    for name in ("cat", "mktemp", "rm", "sed", "sleep", "sort", "tail", "wc"):
+        (tmp_path / "few" / name).symlink_to(shutil.which(name))
+    (tmp_path / "few/docker").symlink_to(machine.folder / "bin/docker")
+    outcome = machine.run(buildspec.variables(order(), {}))
+    assert outcome["pre_build"] == "1"
+    assert "the build environment lacks: aws awk gzip head\n" in outcome["said"]
 
 
 def test_a_login_that_fails_ends_the_build(machine):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -51,7 +52,7 @@ def cloud() -> Cloud:
 
 
 def at(region: str) -> Cloud:
-    clients = {name: session().client(name, region_name=region) for name in ("codebuild", "logs")}
+    clients = {name: session().client(name, region_name=region) for name in ("codebuild", "iam", "logs", "s3")}
     return Cloud("dev", Environment.model_validate({"account": ACCOUNT, "region": region}), clients)
 
 
@@ -72,6 +73,8 @@ def logs(cloud: Cloud) -> Iterator[Stubber]:
 @pytest.fixture
 def log_is_there(logs: Stubber) -> None:
     logs.add_client_error("create_log_group", "ResourceAlreadyExistsException")
+    kept = {"logGroupName": GROUP, "retentionInDays": 7}
+    logs.add_response("describe_log_groups", {"logGroups": [kept]}, {"logGroupNamePrefix": GROUP})
 
 
 @pytest.fixture
@@ -184,6 +187,22 @@ def test_the_first_build_creates_log_and_project(make, cloud, codebuild, logs):
     assert said == [f"creating the project {NAME} in CodeBuild"]
 
 
+@pytest.mark.parametrize("others", [[], [{"logGroupName": f"{GROUP}-2", "retentionInDays": 7}]])
+def test_a_log_without_an_end_gets_one(make, cloud, codebuild, logs, others):
+    """Who made it before splitbake did, or was broken off between the two calls, left it so."""
+    plan = wanted(make(), cloud)
+    logs.add_client_error("create_log_group", "ResourceAlreadyExistsException")
+    logs.add_response("describe_log_groups", {"logGroups": [*others, {"logGroupName": GROUP}]})
+    logs.add_response("put_retention_policy", {}, {"logGroupName": GROUP, "retentionInDays": 30})
+    answered(codebuild, there(plan))
+    projects.ensure(cloud, plan, pytest.fail)
+
+
+@pytest.mark.parametrize("settings", [{"vpc": VPC}, {"compute": "BUILD_GENERAL1_2XLARGE"}])
+def test_where_nothing_is_kept_no_cache_is_asked_for(make, cloud, settings):
+    assert wanted(make(**settings), cloud).definition["cache"] == {"type": "NO_CACHE"}
+
+
 @pytest.mark.usefixtures("log_is_there")
 def test_a_project_as_it_should_be_is_left_alone(make, cloud, codebuild):
     plan = wanted(make(vpc=VPC), cloud)
@@ -204,7 +223,7 @@ def test_what_differs_is_changed_and_tags_of_others_stay(make, cloud, codebuild)
     said: list[str] = []
     projects.ensure(cloud, after, said.append)
     assert after.definition["vpcConfig"] == {}
-    assert said == [f"changing environment, vpcConfig of the project {NAME} in CodeBuild"]
+    assert said == [f"changing cache, environment, vpcConfig of the project {NAME} in CodeBuild"]
 
 
 @pytest.mark.usefixtures("log_is_there")
@@ -215,7 +234,7 @@ def test_what_differs_is_changed_and_tags_of_others_stay(make, cloud, codebuild)
 def test_a_project_of_somebody_else_is_left_alone(make, cloud, codebuild, tags, said):
     plan = wanted(make(), cloud)
     answered(codebuild, there(plan, tags=tags))
-    with pytest.raises(BuildError, match=said):
+    with pytest.raises(ToolError, match=said):
         projects.ensure(cloud, plan, print)
 
 
@@ -290,3 +309,51 @@ def test_health_asks_for_credentials_and_nothing_else(monkeypatch):
     monkeypatch.setenv("AWS_PROFILE", "gone")
     with pytest.raises(CloudError, match="gone"):
         CodeBuildBuilder().health()
+
+
+@pytest.fixture
+def asked(cloud: Cloud) -> Iterator[dict[str, Stubber]]:
+    """What the check asks besides CodeBuild."""
+    with Stubber(cloud.client("iam")) as iam, Stubber(cloud.client("s3")) as s3:
+        yield {"iam": iam, "s3": s3}
+        iam.assert_no_pending_responses()
+        s3.assert_no_pending_responses()
+
+
+def role_is_there(iam: Stubber) -> None:
+    role = {"Path": "/team/", "RoleName": "builds", "RoleId": "A" * 16, "Arn": ROLE, "CreateDate": "2026-01-01"}
+    iam.add_response("get_role", {"Role": role}, {"RoleName": "builds"})
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_build_that_could_start_passes_the_check(make, cloud, asked, codebuild, known):
+    manifest = make(role="team/builds")
+    role_is_there(asked["iam"])
+    asked["s3"].add_response("list_objects_v2", {"ResponseMetadata": {}})
+    answered(codebuild, *([there(wanted(manifest, cloud))] if known else []))
+    CodeBuildBuilder().check(SimpleNamespace(manifest=manifest), cloud)
+
+
+@pytest.mark.parametrize("wrong", ["role", "bucket", "project"])
+def test_the_check_says_what_is_in_the_way(make, cloud, asked, codebuild, wrong):
+    manifest = make()
+    if wrong == "role":
+        asked["iam"].add_client_error("get_role", "NoSuchEntity")
+    else:
+        role_is_there(asked["iam"])
+    if wrong == "bucket":
+        asked["s3"].add_client_error("list_objects_v2", "NoSuchBucket")
+    elif wrong == "project":
+        asked["s3"].add_response("list_objects_v2", {"ResponseMetadata": {}})
+        answered(codebuild, there(wanted(manifest, cloud), tags=[]))
+    said = {"role": "there is no role builds in account", "bucket": "there is no bucket", "project": "was not made by"}
+    with pytest.raises(ToolError, match=said[wrong]) as told:
+        CodeBuildBuilder().check(SimpleNamespace(manifest=manifest), cloud)
+    assert told.value.hint
+
+
+def test_a_role_that_may_not_be_looked_at_is_told(make, cloud, asked):
+    asked["iam"].add_client_error("get_role", "AccessDenied", "is not authorized to perform: iam:GetRole on it")
+    with pytest.raises(CloudError, match="look for the role builds") as told:
+        projects.require_role(make(), cloud)
+    assert "the role lacks iam:GetRole" in told.value.hint

@@ -9,11 +9,13 @@ from typing import Any
 import pytest
 
 from splitbake import dockercli
+from splitbake.bake.codebuild import CodeBuildBuilder
 from splitbake.bake.podman import PodmanBuilder
 from splitbake.cli import cli
+from splitbake.cloud import Cloud, Identity
 from splitbake.doctor import builder, diagnose, machine
 from splitbake.doctor.model import Check, Finding, Machine, Output, Status
-from splitbake.errors import ToolError
+from splitbake.errors import GuardError, ToolError
 from splitbake.project import Project
 
 MANIFEST = """\
@@ -53,6 +55,8 @@ def doctor(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
     monkeypatch.setattr(machine, "look", lambda: facts)
 
     def ask(argv: tuple[str, ...]) -> Output:
+        if argv[0] == "docker" and "no docker" in machine.look().user:
+            return Output(None)
         said = {"docker": "Docker version 28.1 buildx v0.30\n", "git": "git version 2.39.5\n", "ssh": "OpenSSH_9.2\n"}
         said |= {
             "packer": "1.6.6\n",
@@ -146,3 +150,77 @@ def test_a_manifest_that_is_wrong_breaks_nothing(doctor, project, tmp_path):
     assert "splitbake.yaml" in found["detail"]
     assert "splitbake generate --check" in found["remedy"]
     assert builder.tools(Project(wrong)) == ()
+
+
+@pytest.mark.parametrize("kind", ["podman", "codebuild"])
+def test_docker_is_optional_where_another_builder_is_chosen(doctor, project, monkeypatch, kind):
+    facts = Machine(codename="bookworm", apt=True, prefix=(), systemd=False, user="no docker")
+    monkeypatch.setattr(machine, "look", lambda: facts)
+    for builder_of in (PodmanBuilder, CodeBuildBuilder):
+        monkeypatch.setattr(builder_of, "health", lambda _: None)
+    monkeypatch.setattr(CodeBuildBuilder, "check", lambda *_: None)
+    monkeypatch.setattr(Cloud, "guard", lambda _: None)
+    project("docker")
+    monkeypatch.setattr(dockercli, "require_buildx", lambda: None)
+    code, report = doctor()
+    assert (code, of(report, "Docker Engine")["required"]) == (2, True)
+    project("codebuild\n  codebuild: {role: builds, bucket: my-builds}" if kind == "codebuild" else kind)
+    code, report = doctor()
+    assert code == (0 if kind == "codebuild" else 2)  # podman itself is missing
+    for name in ("Docker CLI", "Docker Engine"):
+        found = of(report, name)
+        assert (found["status"], found["required"], found["why"]) == ("missing", False, "verify image, local cloud")
+    assert of(report, "Docker buildx")["required"] is False
+    assert not [action for action in report["fixable"] if "docker" in action]
+    assert of(doctor("Docker CLI")[1], "Docker CLI")["required"] is True
+
+
+@pytest.fixture
+def builds_in_codebuild(project, monkeypatch) -> list[str]:
+    """A project for CodeBuild with two environments; the credentials are for the second. Returns what was checked."""
+    path = project("codebuild\n  codebuild: {role: builds, bucket: my-builds}").manifest_path
+    text = path.read_text().replace("eu-west-1}}", 'eu-west-1}, prod: {account: "111111111111", region: eu-west-1}}')
+    path.write_text(text)
+    monkeypatch.setattr(CodeBuildBuilder, "health", lambda _: None)
+    checked: list[str] = []
+    monkeypatch.setattr(CodeBuildBuilder, "check", lambda _, project, cloud: checked.append(cloud.name))
+
+    def guard(cloud: Cloud) -> Identity:
+        if cloud.name == "dev":
+            raise GuardError("environment 'dev' belongs to somebody else", hint="choose the right profile")
+        return Identity("111111111111", "arn", "eu-west-1", None)
+
+    monkeypatch.setattr(Cloud, "guard", guard)
+    return checked
+
+
+def test_codebuild_is_checked_in_the_environment_of_the_credentials(doctor, builds_in_codebuild):
+    _, report = doctor()
+    assert builds_in_codebuild == ["prod"]
+    assert of(report, "image.builder")["status"] == "ok"
+
+
+def test_what_stands_in_the_way_of_codebuild_is_a_finding(doctor, builds_in_codebuild, monkeypatch):
+    def refuse(*_: Any) -> None:
+        raise ToolError("there is no role builds", hint="make it")
+
+    monkeypatch.setattr(CodeBuildBuilder, "check", refuse)
+    code, report = doctor()
+    found = of(report, "image.builder")
+    assert (code, found["status"], found["detail"], found["remedy"]) == (
+        *(2, "broken", "there is no role builds", "make it"),
+    )
+
+
+def test_credentials_for_no_environment_are_a_finding(doctor, builds_in_codebuild, monkeypatch):
+    def guard(cloud: Cloud) -> Identity:
+        raise GuardError(f"environment {cloud.name!r} belongs to somebody else", hint="choose the right profile")
+
+    monkeypatch.setattr(Cloud, "guard", guard)
+    _, report = doctor()
+    found = of(report, "image.builder")
+    assert (found["detail"], found["remedy"]) == (
+        "environment 'dev' belongs to somebody else",
+        "choose the right profile",
+    )
+    assert builds_in_codebuild == []

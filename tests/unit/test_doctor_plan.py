@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from splitbake.doctor.catalogue import CHECKS
+from splitbake.doctor.catalogue import CHECKS, requiring
 from splitbake.doctor.diagnose import diagnose
 from splitbake.doctor.machine import codename, is_debian_like
 from splitbake.doctor.model import AllowUser, Borrow, Finding, InstallPackages, Machine, Output, StartEngine, Status
@@ -102,6 +102,18 @@ def test_what_is_optional_is_not_installed_and_does_no_harm() -> None:
     assert plan(found, ROOT_BOOKWORM) == ()
     assert healthy(found)
     assert not healthy(findings(ROOT_BOOKWORM, git=Status.MISSING))
+
+
+def test_an_engine_that_is_not_needed_is_neither_installed_nor_started() -> None:
+    spared = {"Docker CLI": "verify", "Docker Engine": "verify", "Docker buildx": "nothing"}
+    gone = findings(
+        ROOT_BOOKWORM, Docker_CLI=Status.MISSING, Docker_Engine=Status.NOT_RUNNING, Docker_buildx=Status.MISSING
+    )
+    assert plan(gone, ROOT_BOOKWORM, checks=requiring((), spared)) == ()
+    named = plan(gone, ROOT_BOOKWORM, checks=requiring({"Docker Engine"}, spared))
+    assert named == (StartEngine(systemd=False),)
+    why = {check.name: (check.why, check.required) for check in requiring((), spared)}
+    assert why["Docker Engine"] == ("verify", False)
 
 
 def test_an_old_version_is_found_and_its_cure_told() -> None:

@@ -60,7 +60,7 @@ def scopes() -> dict[str, Scope]:
             "image__builder": "docker",
         }
         folder_state = load(folder, EVERYTHING, **plain)
-        least = {"image__codebuild": {"role": "arn:aws:iam::111111111111:role/team/builds"}}
+        least = {"image__codebuild": {"role": "arn:aws:iam::111111111111:role/team/builds"}, "image__secrets": []}
         by_id = load(folder, EVERYTHING, ami__base="ami-0123456789abcdef0", state="s3://whole-bucket", **least)
         last = {"account": "444444444444", "region": "eu-west-1", "promote": {"from": "prod"}}
         chain = load(folder, EVERYTHING, environments__last=last)
@@ -300,6 +300,7 @@ def test_builds_in_codebuild_are_one_project_with_one_role():
     assert found["PassImageRole"].resources == ["arn:aws:iam::111111111111:role/team/builds"]
     assert found["PassImageRole"].conditions == {"StringEquals": {"iam:PassedToService": "codebuild.amazonaws.com"}}
     assert found["ImageContexts"].resources == ["arn:aws:s3:::my-builds/splitbake/contexts/*"]
+    assert found["FindImageRole"].resources == found["PassImageRole"].resources
     by_arn = by_sid("by id", "builder")
     assert by_arn["PassImageRole"].resources == found["PassImageRole"].resources
     assert by_arn["ImageContexts"].resources == ["arn:aws:s3:::whole-bucket/splitbake/contexts/*"]

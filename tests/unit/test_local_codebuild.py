@@ -276,7 +276,8 @@ def test_a_project_is_what_was_given(books):
     assert (made["timeoutInMinutes"], made["queuedTimeoutInMinutes"]) == (60, 480)
     assert made["arn"] == "arn:aws:codebuild:eu-west-1:123456789012:project/app"
     codebuild = client("codebuild")
-    codebuild.update_project(name="app", timeoutInMinutes=30, cache={"type": "NO_CACHE"})
+    codebuild.update_project(name="app", timeoutInMinutes=30, cache={"type": "NO_CACHE"}, vpcConfig={})
+    codebuild.update_project(name="app", logsConfig={"s3Logs": {"status": "DISABLED"}})
     got = codebuild.batch_get_projects(names=["app", made["arn"], "other"])
     assert (got["projects"][0]["timeoutInMinutes"], got["projects"][0]["description"]) == (30, "first")
     assert got["projects"][0]["cache"] == {"type": "NO_CACHE"}
@@ -295,6 +296,8 @@ def test_a_project_is_what_was_given(books):
         {"source": {"type": "NO_SOURCE"}},
         {"artifacts": {"type": "S3", "location": "bucket"}},
         {"cache": {"type": "S3", "location": "bucket/cache"}},
+        {"vpcConfig": {"vpcId": "vpc-0a1b2c3d", "subnets": ["subnet-0a1b2c3d"], "securityGroupIds": ["sg-0a1b2c3d"]}},
+        {"logsConfig": {"s3Logs": {"status": "ENABLED", "location": "bucket/logs"}}},
         {"environment": {"type": "LINUX_GPU_CONTAINER"}},
         {"environment": {"computeType": "BUILD_LAMBDA_1GB"}},
         {"secondarySources": [{"type": "NO_SOURCE", "buildspec": "x"}]},

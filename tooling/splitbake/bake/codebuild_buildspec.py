@@ -13,6 +13,7 @@ from typing import Final
 
 import yaml
 
+from splitbake import contract
 from splitbake.bake import weights
 from splitbake.bake.builders import DOCKERFILE, Order
 from splitbake.bake.codebuild_context import CA, CONTEXT
@@ -22,11 +23,43 @@ from splitbake.generate import dockerfile
 #: Variables that a build hands back.
 DIGEST: Final = "DIGEST"
 SIZE: Final = "SIZE"
+COMPRESSED: Final = "COMPRESSED"
+DOCKER: Final = "DOCKER"
 #: Begins the lines by which a build says what it has weighed: kind, bytes, what.
-WEIGHED: Final = re.compile(r"splitbake:(?P<kind>layer|distribution|image) (?P<size>\d+) (?P<what>.*)")
+WEIGHED: Final = re.compile(r"splitbake:(?P<kind>layer|distribution|image|compressed) (?P<size>\d+) (?P<what>.*)")
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+#: Seconds until the Docker Engine answers.
+_ENGINE_SECONDS: Final = 60
 
+_NEEDED = "aws awk cat docker gzip head mktemp rm sed sleep sort tail wc"
+_REQUIRE = f"""\
+missing=
+for program in {_NEEDED}; do
+  command -v "$program" > /dev/null || missing="$missing $program"
+done
+if [ -n "$missing" ]; then
+  echo "the build environment lacks:$missing"
+fi
+[ -z "$missing" ]
+"""
+# In an image of one's own nobody starts it; in those of AWS it runs.
+_DOCKER = f"""\
+if ! docker info > /dev/null 2>&1; then
+  said=$(mktemp)
+  nohup dockerd > "$said" 2>&1 < /dev/null &
+  left={_ENGINE_SECONDS}
+  until docker info > /dev/null 2>&1 || [ "$left" = 0 ]; do
+    left=$((left - 1))
+    sleep 1
+  done
+  if [ "$left" = 0 ]; then
+    echo "no Docker Engine answers in the build environment; dockerd says:"
+    tail -n 20 "$said"
+  fi
+fi
+{DOCKER}=$(docker version --format '{{{{.Client.Version}}}} {{{{.Server.Version}}}}') && export {DOCKER}
+"""
 _LOGIN = """\
 aws ecr get-login-password --region "$SPLITBAKE_REGION" |
   docker login --username AWS --password-stdin "$SPLITBAKE_REGISTRY"
@@ -68,6 +101,17 @@ _JUDGE = f"""\
 echo "splitbake:image ${SIZE} of $SPLITBAKE_BUDGET bytes"
 [ "${SIZE}" -le "$SPLITBAKE_BUDGET" ]
 """
+# About what the registry gets, which has each layer with gzip. A pipe hides that its first program failed, so that one
+# removes what has to be there.
+_JUDGE_COMPRESSED = f"""\
+if [ -n "${{SPLITBAKE_COMPRESSED_BUDGET-}}" ]; then
+  whole=$(mktemp)
+  {COMPRESSED}=$({{ docker save "$SPLITBAKE_IMAGE" || rm -f "$whole"; }} | gzip -c | wc -c)
+  {COMPRESSED}=$(({COMPRESSED})) && export {COMPRESSED}
+  echo "splitbake:compressed ${COMPRESSED} of $SPLITBAKE_COMPRESSED_BUDGET bytes"
+  rm "$whole" && [ "${COMPRESSED}" -le "$SPLITBAKE_COMPRESSED_BUDGET" ]
+fi
+"""
 # What this very push says: the image may have other digests in the repository, of other compressions.
 _PUSH = f"""\
 if [ "$CODEBUILD_BUILD_SUCCEEDING" = 1 ]; then
@@ -82,8 +126,8 @@ if [ "$CODEBUILD_BUILD_SUCCEEDING" = 1 ]; then
 fi
 """
 _PHASES: Final = {
-    "pre_build": (_LOGIN,),
-    "build": (_BUILD, _WEIGH, _JUDGE),
+    "pre_build": (_REQUIRE, _DOCKER, _LOGIN),
+    "build": (_BUILD, _WEIGH, _JUDGE, _JUDGE_COMPRESSED),
     # It runs after a failed build too.
     "post_build": (_PUSH,),
 }
@@ -97,7 +141,7 @@ def text() -> str:
     """Return the buildspec."""
     structure = {
         "version": 0.2,
-        "env": {"exported-variables": [DIGEST, SIZE]},
+        "env": {"exported-variables": [DIGEST, SIZE, COMPRESSED, DOCKER]},
         "phases": {name: {"commands": [one.strip() for one in commands]} for name, commands in _PHASES.items()},
     }
     return yaml.safe_dump(structure, sort_keys=False, width=1000)
@@ -118,8 +162,9 @@ def variables(order: Order, secrets: Mapping[str, str]) -> list[dict[str, str]]:
         "SPLITBAKE_REGISTRY": order.repository.partition("/")[0],
         "SPLITBAKE_IMAGE": order.name,
         "SPLITBAKE_PLATFORM": order.platform,
-        "SPLITBAKE_SITE": dockerfile.SITE,
+        "SPLITBAKE_SITE": contract.SITE,
         "SPLITBAKE_BUDGET": str(order.budget),
+        "SPLITBAKE_COMPRESSED_BUDGET": "" if order.compressed_budget is None else str(order.compressed_budget),
         "SPLITBAKE_NETWORK": order.network or "",
         "SPLITBAKE_ARGUMENTS": _names(order.arguments),
         "SPLITBAKE_SECRETS": _names(secrets),

@@ -26,7 +26,8 @@ CONTEXT: Final = "context"
 CA: Final = "ca.pem"
 #: Below this lie the zips, each named by its content.
 PREFIX: Final = "splitbake/contexts/"
-#: The most bytes that a context may have: a dependencies image is made from lists, and S3 takes no more in one piece.
+#: The most bytes that a context may have: a dependencies image is made from lists, so this is a bound of our own; S3
+#: takes 5 GB in one piece.
 LIMIT: Final = 256 * 1024**2
 
 _EARLIEST = (1980, 1, 1, 0, 0, 0)

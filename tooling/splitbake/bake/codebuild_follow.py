@@ -13,7 +13,7 @@ from typing import Any, Final
 from splitbake import dockercli, files, units
 from splitbake.artifact import Weight
 from splitbake.bake import weights
-from splitbake.bake.codebuild_buildspec import DIGEST, ECHOES, SIZE, WEIGHED
+from splitbake.bake.codebuild_buildspec import COMPRESSED, DIGEST, ECHOES, SIZE, WEIGHED
 from splitbake.cloud import Cloud, aws_errors, error_code
 from splitbake.errors import BuildError, CloudError
 from splitbake.manifest.codebuild import CodeBuild
@@ -103,20 +103,26 @@ class Following:
             if time.monotonic() > end:
                 raise BuildError(
                     f"CodeBuild did not end build {self.id} within {units.format_seconds(limit)}",
-                    hint="it was told to stop; look at it in the console, or build again",
+                    hint="build again; the console of CodeBuild has what it did",
                 )
             time.sleep(pause)
 
-    def stop(self) -> None:
-        """End the build, and say whether that worked."""
-        with uninterrupted(breakable=True):
-            try:
-                with aws_errors(f"stop build {self.id}"):
-                    self.cloud.client("codebuild").stop_build(id=self.id)
-            except CloudError as problem:
-                self.say(f"build {self.id} of CodeBuild may still run, and costs money: {problem.message}")
-            else:
-                self.say(f"stopped build {self.id} of CodeBuild")
+    def stop(self) -> str:
+        """End the build; return what has to be told where it may go on, else nothing."""
+        why = "nobody waited until it was stopped"
+        try:
+            with uninterrupted(breakable=True), aws_errors(f"stop build {self.id}"):
+                self.cloud.client("codebuild").stop_build(id=self.id)
+                why = ""
+        except CloudError as problem:
+            why = problem.message
+        except KeyboardInterrupt:  # it may have come after the answer
+            if not why:
+                raise
+        if why:
+            return f"build {self.id} of CodeBuild may still run, and costs money: {why}"
+        self.say(f"stopped build {self.id} of CodeBuild")
+        return ""
 
     def heaviest(self) -> tuple[Weight, ...]:
         """Return what takes most room in the image."""
@@ -128,10 +134,17 @@ class Following:
 
     def size(self, build: Mapping[str, Any]) -> int | None:
         """Return the bytes of the image, None where the build came not so far."""
-        told = exported(build).get(SIZE, "")
+        return self._bytes(build, SIZE, "image")
+
+    def compressed(self, build: Mapping[str, Any]) -> int | None:
+        """Return the bytes that it takes compressed, None where nobody asked or the build came not so far."""
+        return self._bytes(build, COMPRESSED, "compressed")
+
+    def _bytes(self, build: Mapping[str, Any], variable: str, kind: str) -> int | None:
+        told = exported(build).get(variable, "")
         if told.isdecimal():
             return int(told)
-        return next((size for kind, size, _ in self.weighed if kind == "image"), None)
+        return next((size for found, size, _ in self.weighed if found == kind), None)
 
     def _look(self, *, patient: bool) -> Mapping[str, Any] | None:
         """Return the build as it is now, None where CodeBuild has no time for us, or does not know it yet."""

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from splitbake.bake.codebuild_context import PREFIX
 from splitbake.cloud import Cloud, aws_errors, error_code
-from splitbake.errors import BuildError, CloudError
+from splitbake.errors import BuildError, CloudError, ToolError
 from splitbake.manifest import Manifest
 from splitbake.manifest.codebuild import CodeBuild
 from splitbake.signals import uninterrupted
@@ -26,6 +26,8 @@ _ENVIRONMENTS: Final[Mapping[str, tuple[str, str]]] = {
     "linux/arm64": ("ARM_CONTAINER", "aws/codebuild/amazonlinux-aarch64-standard:3.0"),
 }
 _OF_AWS: Final = "aws/codebuild/"
+#: The machine that keeps nothing from build to build.
+_FORGETFUL: Final = "BUILD_GENERAL1_2XLARGE"
 #: Minutes that a build may wait for a machine.
 _QUEUED: Final = 30
 #: Seconds before each further try with a role that CodeBuild cannot assume yet: IAM takes its time to tell everybody.
@@ -121,7 +123,7 @@ def plan(manifest: Manifest, cloud: Cloud, platform: str) -> Plan:
         # Each build says where its own lies.
         "source": {"type": "S3", "location": f"{bucket_of(manifest)}/{PREFIX}none.zip"},
         "artifacts": {"type": "NO_ARTIFACTS"},
-        "cache": {"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]},
+        "cache": _cache(settings),
         "environment": {
             "type": kind,
             "image": image,
@@ -136,6 +138,13 @@ def plan(manifest: Manifest, cloud: Cloud, platform: str) -> Plan:
         "vpcConfig": _vpc(settings),
     }
     return Plan(name=name_of(manifest.project), group=group, definition=definition, tags={TAG: manifest.project})
+
+
+def _cache(settings: CodeBuild) -> dict[str, Any]:
+    """Return what a machine keeps for the next build; none does in a VPC, nor does the largest one."""
+    if settings.vpc or settings.compute == _FORGETFUL:
+        return {"type": "NO_CACHE"}
+    return {"type": "LOCAL", "modes": ["LOCAL_DOCKER_LAYER_CACHE"]}
 
 
 def _vpc(settings: CodeBuild) -> dict[str, Any]:
@@ -172,7 +181,8 @@ def ensure(cloud: Cloud, wanted: Plan, say: Say) -> None:
     """Make the project what it should be: create it, change what differs, or do nothing.
 
     Raises:
-        BuildError: CodeBuild cannot assume its role, or a project of that name belongs to somebody else.
+        BuildError: CodeBuild cannot assume its role.
+        ToolError: a project of that name belongs to somebody else.
         CloudError: AWS refused it.
     """
     _ensure_log(cloud, wanted)
@@ -187,15 +197,52 @@ def ensure(cloud: Cloud, wanted: Plan, say: Say) -> None:
             there = _find(cloud, wanted.name)  # another first build made it just now
     if there is None:
         return
-    owner = _tags(there).get(TAG)
-    if owner != wanted.tags[TAG]:
-        raise BuildError(
-            f"the project {wanted.name} in CodeBuild {f'is of {owner!r}' if owner else 'was not made by splitbake'}",
-            hint=f"delete it, or tag it {TAG}={wanted.tags[TAG]}",
-        )
+    _require_owner(there, wanted.name, wanted.tags[TAG])
     if parts := differences(wanted, there):
         say(f"changing {', '.join(parts)} of the project {wanted.name} in CodeBuild")
         _put(cloud, "update_project", wanted, {**_tags(there), **wanted.tags}, say)
+
+
+def require_ours(manifest: Manifest, cloud: Cloud) -> None:
+    """Check that the project is ours, or not there: then the first build makes it.
+
+    Raises:
+        ToolError: it is somebody else's.
+        CloudError: AWS cannot be asked.
+    """
+    name = name_of(manifest.project)
+    if there := _find(cloud, name):
+        _require_owner(there, name, manifest.project)
+
+
+def require_role(manifest: Manifest, cloud: Cloud) -> None:
+    """Check that there is the role that builds have.
+
+    Raises:
+        BuildError: the manifest names none.
+        ToolError: there is no such role.
+        CloudError: AWS cannot be asked.
+    """
+    role = settings_of(manifest).role
+    try:
+        with aws_errors(f"look for the role {role}"):
+            cloud.client("iam").get_role(RoleName=role.rpartition("/")[2])
+    except CloudError as problem:
+        if error_code(problem) == "NoSuchEntity":
+            raise ToolError(
+                f"there is no role {role} in account {cloud.environment.account}, which builds in CodeBuild would have",
+                hint="make it as docs/codebuild.md shows, or name another one as image.codebuild.role",
+            ) from problem
+        raise
+
+
+def _require_owner(there: Mapping[str, Any], name: str, project: str) -> None:
+    owner = _tags(there).get(TAG)
+    if owner != project:
+        raise ToolError(
+            f"the project {name} in CodeBuild {f'is of {owner!r}' if owner else 'was not made by splitbake'}",
+            hint=f"delete it, or tag it {TAG}={project}",
+        )
 
 
 def _find(cloud: Cloud, name: str) -> Mapping[str, Any] | None:
@@ -229,12 +276,19 @@ def _put(cloud: Cloud, operation: str, wanted: Plan, tags: Mapping[str, str], sa
 
 
 def _ensure_log(cloud: Cloud, wanted: Plan) -> None:
-    """Make the log group, with an end to what it keeps; one that is there keeps what its owner set."""
+    """Make the log group, with an end to what it keeps; one that is there keeps the end that its owner set."""
     logs = cloud.client("logs")
-    try:
-        with uninterrupted(), aws_errors(f"make the log group {wanted.group}"):
-            logs.create_log_group(logGroupName=wanted.group, tags=dict(wanted.tags))
-            logs.put_retention_policy(logGroupName=wanted.group, retentionInDays=RETENTION)
-    except CloudError as problem:
-        if error_code(problem) != "ResourceAlreadyExistsException":
-            raise
+    with uninterrupted():
+        try:
+            with aws_errors(f"make the log group {wanted.group}"):
+                logs.create_log_group(logGroupName=wanted.group, tags=dict(wanted.tags))
+            ends = False
+        except CloudError as problem:
+            if error_code(problem) != "ResourceAlreadyExistsException":
+                raise
+            with aws_errors(f"look at the log group {wanted.group}"):
+                found = logs.describe_log_groups(logGroupNamePrefix=wanted.group)["logGroups"]
+            ends = any(one["logGroupName"] == wanted.group and "retentionInDays" in one for one in found)
+        if not ends:
+            with aws_errors(f"give the log group {wanted.group} an end"):
+                logs.put_retention_policy(logGroupName=wanted.group, retentionInDays=RETENTION)

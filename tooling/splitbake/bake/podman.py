@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -77,9 +78,7 @@ class PodmanBuilder(Engine):
             path = Path(name) / "auth.json"
             files.replace(Path(name) / _MARK, "", ToolError)
             for cache in _CACHES:
-                with files.writing(Path(scratch) / cache, ToolError):
-                    (Path(scratch) / cache).mkdir(mode=0o755, exist_ok=True)
-                    (Path(name) / cache).symlink_to(Path(scratch) / cache)
+                (Path(name) / cache).symlink_to(_own_folder(Path(scratch) / cache))
             settings = _logins()
             settings["auths"] = {**settings.get("auths", {}), credentials.host: {"auth": credentials.token}}
             helpers = settings.get("credHelpers", {})
@@ -124,6 +123,24 @@ class PodmanBuilder(Engine):
         except ValueError as problem:
             raise ToolError(f"podman info gave no JSON: {problem}", hint="does podman info work?") from problem
         return found
+
+
+def _own_folder(path: Path) -> Path:
+    """Return ``path``, a folder that is made where there is none: in /var/tmp anybody may have put something there.
+
+    Raises:
+        ToolError: it is no folder, or not ours. Who owns it decides what the build installs from it.
+    """
+    with files.writing(path, ToolError):
+        with suppress(FileExistsError):
+            path.mkdir(mode=0o755)
+        found = path.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        raise ToolError(
+            f"{path} is no folder of this user, so podman cannot keep there what builds cache",
+            hint="remove it, or set TMPDIR to a folder of your own",
+        )
+    return path
 
 
 def _hint(said: str) -> str:

@@ -27,7 +27,8 @@ FINDINGS = 2
 def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool, project: Project) -> int:
     """Check every external tool: is it there, is it good enough, how to get it.
 
-    Where there is a manifest, its image.builder is asked as well whether it could build here.
+    Where there is a manifest, its image.builder is asked as well whether it could build here. Docker is optional
+    where that is not docker.
 
     With --fix, install what is required and missing (Debian and Ubuntu, as root or with sudo) and start the
     Docker Engine. A TOOL that is optional counts as required where it is named. Exit code 2 where something required
@@ -45,7 +46,7 @@ def command(*, wanted: tuple[str, ...], fix: bool, yes: bool, as_json: bool, pro
     from splitbake.doctor.plan import plan
     from splitbake.doctor.report import as_data, healthy
 
-    machine, checks = look(), requiring({*wanted, *builder.tools(project)})
+    machine, checks = look(), requiring({*wanted, *builder.tools(project)}, builder.spared(project))
     findings = examine(machine, checks, project)
     actions = plan(findings, machine, checks=checks)
     if fix and actions and agree(actions, yes=yes):

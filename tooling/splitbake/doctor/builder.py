@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
 from splitbake import registry
+from splitbake.cloud import Cloud
 from splitbake.doctor.model import Finding, Status
-from splitbake.errors import SplitbakeError
+from splitbake.errors import GuardError, SplitbakeError
 from splitbake.project import Project
 
 #: ``image.builder`` -> the tool that is required where a project chooses it.
 _TOOLS: Final = {"podman": "podman"}
+#: What is left to do for Docker where it does not build; buildx then does nothing at all.
+_STILL: Final = "verify image, local cloud"
+_OF_DOCKER: Final = {"Docker CLI": _STILL, "Docker Engine": _STILL, "Docker buildx": "image.builder: docker"}
+
+
+@runtime_checkable
+class Remote(Protocol):
+    """An image builder that works elsewhere, and can be asked whether it could."""
+
+    def check(self, project: Project, cloud: Cloud) -> None:
+        """Return if the image of ``project`` could be built; SplitbakeError says what is missing."""
 
 
 def tools(project: Project) -> tuple[str, ...]:
     """Return the names of tools that the project needs and others do not; none where its manifest cannot be read."""
     kind = _kind(project)
     return (_TOOLS[kind],) if kind in _TOOLS else ()
+
+
+def spared(project: Project) -> dict[str, str]:
+    """Return the tools that the project can do without and others cannot, and what they would still be for."""
+    return {} if _kind(project) in {"", "docker"} else _OF_DOCKER
 
 
 def examine(project: Project) -> tuple[Finding, ...]:
@@ -31,10 +48,32 @@ def examine(project: Project) -> tuple[Finding, ...]:
         return (_finding("image.builder", Status.BROKEN, detail=detail, remedy=remedy, required=False),)
     name = f"image.builder: {kind}"
     try:
-        registry.load(registry.IMAGE_BUILDERS, kind)().health()
+        builder = registry.load(registry.IMAGE_BUILDERS, kind)()
+        builder.health()
+        if isinstance(builder, Remote):
+            builder.check(project, _cloud(project))
     except SplitbakeError as problem:
         return (_finding(name, Status.BROKEN, detail=problem.message, remedy=problem.hint),)
     return (_finding(name, Status.OK),)
+
+
+def _cloud(project: Project) -> Cloud:
+    """Return the first environment of the project that the credentials in use are for.
+
+    Raises:
+        GuardError: they are for none.
+        CloudError: they are not valid, or nobody can be asked.
+    """
+    refused: list[GuardError] = []
+    for name in project.manifest.environments:
+        cloud = project.cloud(name)
+        try:
+            cloud.guard()
+        except GuardError as problem:
+            refused.append(problem)
+        else:
+            return cloud
+    raise refused[0]
 
 
 def _kind(project: Project) -> str:

@@ -6,8 +6,9 @@ Packer; the programs of the neighbouring release need nothing but libc and work 
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 
 from splitbake.doctor.model import Apt, Check, Loan
 from splitbake.doctor.probes import bill_maker, engine, file_exists, version_of
@@ -161,8 +162,12 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def requiring(wanted: Collection[str]) -> tuple[Check, ...]:
+def requiring(wanted: Collection[str], spared: Mapping[str, str] = MappingProxyType({})) -> tuple[Check, ...]:
     """Return all checks, with those named in ``wanted`` required.
+
+    Args:
+        wanted: names.
+        spared: name -> what it is still for; these are not required, unless they are wanted.
 
     Raises:
         UsageError: a name is none of a tool.
@@ -171,4 +176,11 @@ def requiring(wanted: Collection[str]) -> tuple[Check, ...]:
     for name in wanted:
         if name not in names:
             raise UsageError(f"{name!r} is no tool that splitbake knows", hint=f"one of {', '.join(names)}")
-    return tuple(replace(check, required=check.required or check.name in wanted) for check in CHECKS)
+    return tuple(
+        replace(
+            check,
+            why=spared.get(check.name, check.why),
+            required=check.name in wanted or (check.required and check.name not in spared),
+        )
+        for check in CHECKS
+    )

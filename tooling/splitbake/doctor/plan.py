@@ -30,12 +30,12 @@ def plan(findings: Iterable[Finding], machine: Machine, *, checks: Iterable[Chec
     A tool that is there but too old is the user's: it came from somewhere, and is not replaced behind their back.
     """
     status = {finding.name: finding.status for finding in findings}
-    missing = [check for check in checks if check.required and status[check.name] is Status.MISSING]
-    sources = [source(check, machine) for check in missing]
+    required = [check for check in checks if check.required]
+    sources = [source(check, machine) for check in required if status[check.name] is Status.MISSING]
     return (
         *install(sources, machine),
         *borrow(sources, machine),
-        *engine(status[ENGINE], machine),
+        *(engine(status[ENGINE], machine) if any(check.name == ENGINE for check in required) else ()),
     )
 
 

@@ -51,10 +51,12 @@ def caller(scope: Scope) -> Iterator[Statement]:
         ],
         resources=[scope.arn("codebuild", f"project/{name}")],
     )
+    role = [given.role if given.role.startswith("arn:") else scope.iam(f"role/{given.role}")]
+    yield Statement(sid="FindImageRole", actions=["iam:GetRole"], resources=role)
     yield Statement(
         sid="PassImageRole",
         actions=["iam:PassRole"],
-        resources=[given.role if given.role.startswith("arn:") else scope.iam(f"role/{given.role}")],
+        resources=role,
         conditions={"StringEquals": {"iam:PassedToService": SERVICE}},
     )
     yield Statement(
@@ -62,6 +64,13 @@ def caller(scope: Scope) -> Iterator[Statement]:
         actions=["logs:CreateLogGroup", "logs:PutRetentionPolicy", "logs:TagResource"],
         resources=_group(scope),
         why=_GROUP,
+    )
+    yield Statement(
+        sid="FindImageLog",
+        actions=["logs:DescribeLogGroups"],
+        resources=["*"],
+        conditions={"StringEquals": {"aws:RequestedRegion": scope.environment.region}},
+        why="describing log groups knows no resources; how long the group is kept is looked up by it",
     )
     yield Statement(
         sid="ReadImageLog",

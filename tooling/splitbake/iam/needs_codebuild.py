@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from splitbake.iam.evaluate import Request
-from splitbake.iam.needs import Asked, Row
+from splitbake.iam.needs import Asked, Row, without_resource
 
 _SERVICE: Final = "codebuild.amazonaws.com"
 
@@ -68,6 +68,7 @@ ROWS: Final[Mapping[str, Row]] = {
     "codebuild:StopBuild": _on_builds("StopBuild", "id"),
     "codebuild:BatchGetBuilds": _on_builds("BatchGetBuilds", "ids"),
     "logs:CreateLogGroup": _create_log_group,
+    "logs:DescribeLogGroups": without_resource("logs:DescribeLogGroups"),
     "logs:PutRetentionPolicy": lambda asked: [asked.request("logs:PutRetentionPolicy", _group(asked))],
     **{f"logs:{action}": _on_stream(action) for action in ("CreateLogStream", "PutLogEvents")},
 }

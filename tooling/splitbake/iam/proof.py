@@ -45,9 +45,11 @@ NOT_BY_LOOP: Final = (
         (
             *("codebuild:BatchGetBuilds", "codebuild:BatchGetProjects", "codebuild:CreateProject"),
             *("codebuild:StartBuild", "codebuild:StopBuild", "codebuild:UpdateProject"),
-            *("logs:CreateLogGroup", "logs:GetLogEvents", "logs:PutRetentionPolicy", "logs:TagResource"),
+            *("logs:CreateLogGroup", "logs:DescribeLogGroups", "logs:GetLogEvents", "logs:PutRetentionPolicy"),
+            "logs:TagResource",
         ),
     ),
+    Group("only with `image.builder: codebuild`, by `splitbake doctor`", ("builder",), ("iam:GetRole",)),
     Group(
         "only with `image.builder: codebuild`; another test builds in the local cloud under that very policy",
         ("codebuild",),

@@ -1,6 +1,7 @@
 """CodeBuild that builds: StartBuild runs the buildspec in a container, and a build ends as its commands do.
 
-moto keeps the projects. What this cloud cannot do is refused as an invalid input, so no call is taken and passed over.
+moto keeps the projects. What this cloud cannot do is refused as an invalid input. Taken and told back, but without any
+effect, are the image of the environment, the longest time in the queue, the key of artifacts, and a ``LOCAL`` cache.
 """
 
 from __future__ import annotations
@@ -233,6 +234,10 @@ def check(backend: Any, settings: Mapping[str, Any]) -> None:
         raise InvalidInputException("A buildspec is required where there is no source")
     _one_of(settings["artifacts"]["type"], {"NO_ARTIFACTS"}, "artifact type")
     _one_of(settings["cache"]["type"], {"NO_CACHE", "LOCAL"}, "cache type")
+    if any(settings.get("vpcConfig", {}).values()):  # an update takes a VPC away by an empty one
+        raise InvalidInputException("The local cloud has no builds in a VPC: vpcConfig")
+    if settings.get("logsConfig", {}).get("s3Logs", {}).get("status", "DISABLED") != "DISABLED":
+        raise InvalidInputException("The local cloud writes no logs of builds to S3: logsConfig.s3Logs")
     _one_of(environment["type"], {_TYPE}, "environment type")
     _one_of(environment["computeType"], {*MEMORY}, "compute type")
     for one in environment.get("environmentVariables", []):
