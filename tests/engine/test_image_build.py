@@ -217,7 +217,7 @@ def test_dependencies_are_built_once(base, tmp_path, monkeypatch):
 
 def test_dependencies_that_the_state_has_lost_are_taken_and_weigh_the_same(base, tmp_path, monkeypatch):
     project = write_project(tmp_path, base)
-    catalog, key = project.catalog(project.cloud()), dependencies.key(project)
+    catalog, key = project.catalog(project.cloud()), dependencies.read(project).key
     (tmp_path / "app/lib/more.py").write_text("more = 2")
     with monkeypatch.context() as patch:
         patch.setattr(found, "dependencies", lambda *_: None)

@@ -308,6 +308,7 @@ def test_files_that_change_while_another_build_is_waited_for(small, cloud, made)
 
 def test_files_that_change_when_the_image_is_built(small, cloud):
     """What goes into the image is collected anew; under this fingerprint it would be taken for what was compared."""
+    (small.root / "app/requirements.txt").write_text(f"numpy==2.0.0 --hash=sha256:{'0' * 64}\n")
     before = fingerprint.inputs(small.project, "image")
     (small.root / "app/run.py").write_text("print(1)\n")
     (small.root / "app/lib/deep/er.py").unlink()

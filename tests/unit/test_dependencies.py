@@ -11,6 +11,8 @@ from splitbake import ecr, registry
 from splitbake.artifact import Dependencies
 from splitbake.bake import dependencies, found
 from splitbake.bake.builders import Made, Order
+from splitbake.bake.dependencies import Room
+from splitbake.bake.weights import OverBudgetError
 from splitbake.ecr import RemoteImage
 from splitbake.errors import BuildError, CloudError
 from splitbake.ui import silent
@@ -51,10 +53,11 @@ class World:
         return Made("sha256:made", 5)
 
     def ensure(self) -> Dependencies:
-        return dependencies.ensure(self.project, self.cloud, URI, silent)
+        wanted, room = dependencies.read(self.project), Room(100, None)
+        return dependencies.ensure(self.project, self.cloud, URI, wanted, room=room, say=silent)
 
     def theirs(self) -> Dependencies:
-        key = dependencies.key(self.project)
+        key = dependencies.read(self.project).key
         return Dependencies(key=key, digest="sha256:theirs", location=URI, size=7, created=artifacts.now())
 
 
@@ -91,3 +94,10 @@ def test_a_build_that_fails_says_why_whatever_the_repository_says(world, there):
     world.tagged = [None, there]
     with pytest.raises(BuildError, match="no such distribution"):
         world.ensure()
+
+
+def test_dependencies_over_the_budget_are_not_looked_for_elsewhere(world):
+    world.refusal = OverBudgetError(7, 5, [], compressed=False)
+    with pytest.raises(OverBudgetError):
+        world.ensure()
+    assert world.looked == 1

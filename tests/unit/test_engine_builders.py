@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from splitbake.bake.builders import Order
 from splitbake.bake.docker import DockerBuilder
 from splitbake.bake.engines import Engine
 from splitbake.bake.podman import PodmanBuilder
+from splitbake.bake.weights import OverBudgetError
 from splitbake.ecr import Credentials
 from splitbake.errors import BuildError, ToolError
 from splitbake.ui import silent
@@ -32,7 +36,7 @@ case "$*" in
 *"buildx inspect"*) echo "Platforms: linux/amd64" ;;
 "info "*) cat "$ASKED.info" ;;
 "version "*) echo "1.2 3.4" ;;
-"image inspect "*) echo 42 ;;
+"image save "*) printf '%s\\n' "$3" >"$ASKED.saved"; cp "$ASKED.tar" "${3#--output=}" ;;
 "history "*json*) echo '[{"size": 10, "CreatedBy": "what"}, {"size": 0, "CreatedBy": "nothing"}]' ;;
 "history "*) printf '10 what\\n0 nothing\\n' ;;
 "run "*) printf '%s\\n' "$@" >"$ASKED.run"; eval "$WEIGH" ;;
@@ -70,11 +74,33 @@ def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("WEIGH", "echo '10 what 1.0'")
     monkeypatch.setenv("PUSH", "; ".join(TELLS.values()))
     write(tmp_path / "asked.info", INFO)
+    save(tmp_path / "asked.tar")
     return tmp_path / "asked"
 
 
 def write(path: Path, data: Any) -> None:
     path.write_text(json.dumps(data), encoding="utf-8")
+
+
+def save(path: Path, *, packed: bool = False) -> None:
+    """Write what an engine saves of an image of two layers, 40 and 2 bytes; ``packed``: with containerd's store."""
+    texts: dict[str, bytes] = {}
+    for name, size in (("one", 40), ("two", 2)):
+        memory = io.BytesIO()
+        with tarfile.open(fileobj=memory, mode="w") as layer:
+            member = tarfile.TarInfo(name)
+            member.size = size
+            layer.addfile(member, io.BytesIO(b"x" * size))
+        texts[f"{name}/layer.tar"] = gzip.compress(memory.getvalue(), 1) if packed else memory.getvalue()
+    history = [{"created_by": "what"}, {"created_by": "ENV", "empty_layer": True}, {"created_by": "more"}]
+    config = {"os": "linux", "architecture": "amd64", "history": history}
+    manifest = [{"Config": "config.json", "RepoTags": ["registry.example/app:tag"], "Layers": [*texts]}]
+    texts |= {"config.json": json.dumps(config).encode(), "manifest.json": json.dumps(manifest).encode()}
+    with tarfile.open(path, "w") as archive:
+        for name, text in texts.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text))
 
 
 def order(folder: Path, **more: Any) -> Order:
@@ -113,6 +139,7 @@ def test_an_image_is_built_weighed_and_pushed(tmp_path, asked, monkeypatch, kind
     assert (made.digest, made.size, made.heaviest) == (DIGEST, 42, weights)
     assert made.tools[kind.program]
     assert said[:2] == ["#1 one", "#2 two"]
+    assert not Path(Path(f"{asked}.saved").read_text().strip().removeprefix("--output=")).parent.exists()
     assert (tmp_path / "image.log").read_text().startswith("#1 one\n#2 two\n")
 
 
@@ -236,6 +263,24 @@ def test_podman_works_in_a_private_folder_and_keeps_its_caches(tmp_path, asked, 
     assert (tmp_path / "scratch/buildah-cache/wheel").exists()
 
 
+@pytest.mark.parametrize("what", ["file", "link", "folder of somebody else"])
+def test_a_cache_of_podman_that_is_not_our_own_folder_is_refused(tmp_path, asked, monkeypatch, what):
+    cache = tmp_path / "scratch/buildah-cache"
+    cache.parent.mkdir(exist_ok=True)
+    if what == "file":
+        cache.write_text("")
+    elif what == "link":
+        (tmp_path / "theirs").mkdir()
+        cache.symlink_to(tmp_path / "theirs")
+    else:
+        cache.mkdir()
+        monkeypatch.setattr(podman.os, "getuid", lambda: os.geteuid() + 1)
+    with pytest.raises(ToolError, match="buildah-cache is no folder of this user") as told:
+        PodmanBuilder().make(order(tmp_path), silent)
+    assert "TMPDIR" in told.value.hint
+    assert not asked.exists()
+
+
 def test_containers_that_an_ended_podman_worked_in_are_removed_and_no_others(tmp_path, asked, monkeypatch):
     store = tmp_path / "store"
     write(Path(f"{asked}.info"), INFO | {"store": {"graphRoot": str(store), "graphDriverName": "vfs"}})
@@ -255,6 +300,43 @@ def test_an_image_that_breaks_its_budget_is_not_pushed(tmp_path, asked, kind):
     with pytest.raises(BuildError, match=r"42 B uncompressed, 2 B over image\.budget") as caught:
         kind().make(order(tmp_path, budget=40), silent)
     assert "10 B  what 1.0" in caught.value.message
+    assert not Path(f"{asked}.push").exists()
+
+
+@KINDS
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_weighs_the_same_however_an_engine_keeps_it(tmp_path, asked, kind, packed):
+    save(Path(f"{asked}.tar"), packed=packed)
+    assert kind().make(order(tmp_path), silent).size == 42
+    with pytest.raises(OverBudgetError, match=r"42 B uncompressed"):
+        kind().make(order(tmp_path, budget=41), silent)
+
+
+@KINDS
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_that_breaks_its_compressed_budget_is_not_pushed(tmp_path, asked, kind, packed):
+    save(Path(f"{asked}.tar"), packed=packed)
+    with pytest.raises(OverBudgetError, match=r"in the registry, .*image\.compressed_budget \(100 B\)") as caught:
+        kind().make(order(tmp_path, compressed_budget=100), silent)
+    lines = caught.value.message.splitlines()
+    assert [line.split()[-1] for line in lines if line.endswith((" what", " more"))] in (
+        ["what", "more"],
+        ["more", "what"],
+    )
+    assert "  distributions, as installed:\n        10 B  what 1.0" in caught.value.message
+    assert not Path(f"{asked}.push").exists()
+    kind().make(order(tmp_path, compressed_budget=1000), silent)
+    assert Path(f"{asked}.push").exists()
+
+
+@KINDS
+def test_what_an_engine_saves_and_nobody_can_read_is_told(tmp_path, asked, kind):
+    Path(f"{asked}.tar").write_bytes(b"x" * 2000)
+    with pytest.raises(BuildError, match=r"cannot measure registry\.example/app:tag: .*no archive"):
+        kind().make(order(tmp_path), silent)
+    Path(f"{asked}.tar").unlink()
+    with pytest.raises(BuildError, match=r"could not save registry\.example/app:tag"):
+        kind().make(order(tmp_path), silent)
     assert not Path(f"{asked}.push").exists()
 
 
@@ -289,8 +371,9 @@ def test_an_interrupt_ends_the_client_and_what_it_started(tmp_path, asked, monke
     """SIGTERM, as from a cancelled CI job, comes to splitbake alone."""
     monkeypatch.setenv(work, BUILDS)
 
-    def interrupt(_line: str) -> None:
-        raise KeyboardInterrupt
+    def interrupt(line: str) -> None:
+        if line == "#1 step":
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         kind().make(order(tmp_path), interrupt)

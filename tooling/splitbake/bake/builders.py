@@ -34,7 +34,8 @@ class Order:
         secrets: id of a build secret -> its value, which nobody but the installer may see.
         network: ``host``, or None for the builder's default.
         credentials: of the registry.
-        budget: the most bytes, uncompressed, that the image may have; a larger one is not pushed.
+        budget: the most bytes, uncompressed, that the image may have beside its code; a larger one is not pushed.
+        compressed_budget: the most that it may have compressed by gzip; None: any.
         log: the file for everything that the builder says.
         project: what the image is for.
         cloud: where it goes.
@@ -54,6 +55,7 @@ class Order:
     project: Project
     cloud: Cloud
     cache: str | None = None
+    compressed_budget: int | None = None
 
     @property
     def name(self) -> str:
@@ -88,8 +90,8 @@ class ImageBuilder(Protocol):
         """Build the image, push it, and tell what the registry has.
 
         Raises:
-            BuildError: the build failed, the image breaks its budget (then nothing was pushed), or the registry could
-                not be reached, or refused it.
+            OverBudgetError: the image breaks a budget; nothing was pushed.
+            BuildError: the build failed, or the registry could not be reached, or refused it.
         """
 
 

@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ from splitbake import contract, ecr, files, lease, provenance, registry, require
 from splitbake.artifact import Dependencies
 from splitbake.bake import found
 from splitbake.bake.builders import ImageBuilder, Order
+from splitbake.bake.weights import OverBudgetError
 from splitbake.cloud import Cloud
 from splitbake.errors import BuildError, CloudError, ToolError
 from splitbake.fingerprint import meaning
@@ -45,73 +47,112 @@ _REWRITTEN: Final = Ecr(immutable=False)
 _SHOWN: Final = 5
 
 
-def key(project: Project) -> str:
-    """Return the key of the dependencies that the project wants now.
+@dataclass(frozen=True)
+class Wanted:
+    """What a dependencies image is made from, as it was read: files that are saved in between change nothing.
+
+    Attributes:
+        key: of all of it.
+        texts: what the builder gets: name -> content.
+    """
+
+    key: str
+    texts: Mapping[str, bytes]
+
+    @property
+    def requirements(self) -> str | None:
+        """SHA-256 of the requirements, None where there are none."""
+        content = self.texts.get(dockerfile.REQUIREMENTS)
+        return None if content is None else hashlib.sha256(content).hexdigest()
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the budgets leave for a dependencies image.
+
+    Attributes:
+        size: bytes uncompressed.
+        compressed: bytes in the registry; None: any.
+    """
+
+    size: int
+    compressed: int | None
+
+
+def read(project: Project) -> Wanted:
+    """Read what the project wants now.
 
     Raises:
         BuildError: the requirements file cannot be read.
     """
-    texts = {name: hashlib.sha256(text).hexdigest() for name, text in _context(project).items()}
-    texts[dockerfile.NAME] = "\n".join(meaning(dockerfile.text(project.manifest, project.lock)))
+    context, file = _context(project), dockerfile.text(project.manifest, project.lock)
+    texts = {name: hashlib.sha256(text).hexdigest() for name, text in context.items()}
+    texts[dockerfile.NAME] = "\n".join(meaning(file))
     content = [_SCHEME, contract.platform(project.lock), texts]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
+    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:_KEY_LENGTH]
+    return Wanted(key, {**context, dockerfile.NAME: file.encode()})
 
 
-def ensure(project: Project, cloud: Cloud, uri: str, say: Say) -> Dependencies:
+def ensure(project: Project, cloud: Cloud, uri: str, wanted: Wanted, *, room: Room, say: Say) -> Dependencies:
     """Return the dependencies image in the repository ``uri``; it is made where it is not there yet.
 
+    One that is there already may take more than the ``room``.
+
     Raises:
-        BuildError: it could not be built or pushed, or breaks the budget; then nothing was pushed.
+        OverBudgetError: it takes more; nothing was pushed.
+        BuildError: it could not be built or pushed.
         ToolError: the builder cannot work on this machine.
         CloudError, StateError: ECR or the state cannot be asked.
     """
-    wanted, catalog = key(project), project.catalog(cloud)
-    if there := _there(project, cloud, uri, wanted):
+    catalog = project.catalog(cloud)
+    if there := _there(project, cloud, uri, wanted.key):
         return there
-    name = catalog.lease("build", "image", f"deps-{wanted}")
+    name = catalog.lease("build", "image", f"deps-{wanted.key}")
     doing = "building the dependencies of the image"
     with lease.held(catalog.store, name, who=cloud.guard().arn, doing=doing, wait=say) as held:
-        if there := _there(project, cloud, uri, wanted):
+        if there := _there(project, cloud, uri, wanted.key):
             return there
-        made = found.dependencies(project, cloud, uri, wanted, say) or _make(project, cloud, uri, wanted, say)
+        made = found.dependencies(project, cloud, uri, wanted.key, say)
+        made = made or _make(project, cloud, uri, wanted, room=room, say=say)
         held.require()
         catalog.keep_dependencies(made)
         return made
 
 
-def _there(project: Project, cloud: Cloud, uri: str, wanted: str) -> Dependencies | None:
-    known = project.catalog(cloud).dependencies(wanted)
+def _there(project: Project, cloud: Cloud, uri: str, key: str) -> Dependencies | None:
+    known = project.catalog(cloud).dependencies(key)
     if known is None or known.location != uri:
         return None
     image = ecr.find_image(cloud, project.manifest.image.repository, digest=known.digest)
     return known if image and image.status == "ACTIVE" else None
 
 
-def _make(project: Project, cloud: Cloud, uri: str, wanted: str, say: Say) -> Dependencies:
+def _make(project: Project, cloud: Cloud, uri: str, wanted: Wanted, *, room: Room, say: Say) -> Dependencies:
     builder: ImageBuilder = registry.load(registry.IMAGE_BUILDERS, project.manifest.image.builder)()
     builder.health()
-    say(f"building the dependencies: deps-{wanted} is not in the repository yet")
+    say(f"building the dependencies: deps-{wanted.key} is not in the repository yet")
     began = artifacts.now()
-    texts = {**_context(project), dockerfile.NAME: dockerfile.text(project.manifest, project.lock).encode()}
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
         # BuildKit keeps what it was sent under the name of the folder, and takes a file of the same name, size, mode
         # and time for the same file: under one name it would build an old content.
-        context = Path(scratch) / f"dependencies-{wanted}"
-        for name, content in texts.items():
+        context = Path(scratch) / f"dependencies-{wanted.key}"
+        for name, content in wanted.texts.items():
             files.replace(context / name, content, BuildError)
         try:
-            made = builder.make(_order(project, cloud, context, uri, wanted, say=say), say)
+            made = builder.make(_order(project, cloud, context, uri, wanted.key, room=room, say=say), say)
+        except OverBudgetError:
+            raise
         except BuildError:
             # Where tags are immutable a second push of one is refused: somebody with another state was quicker.
             with suppress(CloudError):
-                if there := found.dependencies(project, cloud, uri, wanted, say):
+                if there := found.dependencies(project, cloud, uri, wanted.key, say):
                     return there
             raise
     subject = Subject(manifest=project.manifest, lock=project.lock, repository=uri, digest=made.digest, started=began)
-    statement = provenance.of_dependencies(subject, wanted, texts, made.tools)
+    statement = provenance.of_dependencies(subject, wanted.key, wanted.texts, made.tools)
     project.catalog(cloud).keep_provenance(made.digest, statement)
     return Dependencies(
-        key=wanted,
+        key=wanted.key,
         digest=made.digest,
         location=uri,
         size=made.size,
@@ -140,7 +181,7 @@ def _context(project: Project) -> Mapping[str, bytes]:
     return content | {name: text.encode() for name, text in dockerfile.installers(image).items()}
 
 
-def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str, *, say: Say) -> Order:
+def _order(project: Project, cloud: Cloud, context: Path, uri: str, key: str, *, room: Room, say: Say) -> Order:
     log = project.root / LOG
     files.replace(log, "", BuildError)
     credentials = ecr.credentials(cloud)
@@ -149,12 +190,13 @@ def _order(project: Project, cloud: Cloud, context: Path, uri: str, wanted: str,
         context=context,
         platform=contract.platform(project.lock),
         repository=uri,
-        tag=f"{ecr.DEPENDENCIES_TAG}{wanted}",
+        tag=f"{ecr.DEPENDENCIES_TAG}{key}",
         arguments={"REGISTRY": credentials.host} if in_ecr else {},
         secrets=_secrets(project.manifest.image),
         network=_network(),
         credentials=credentials,
-        budget=project.manifest.image.budget,
+        budget=room.size,
+        compressed_budget=room.compressed,
         log=log,
         project=project,
         cloud=cloud,
@@ -174,9 +216,8 @@ def _cache(project: Project, cloud: Cloud, say: Say) -> str | None:
 
 
 def _secrets(image: Image) -> dict[str, str]:
-    """Return what this machine has of ``image.secrets``, and its CA bundle. CodeBuild may have some of its own."""
-    elsewhere = image.codebuild.secrets if image.codebuild and image.builder == "codebuild" else {}
-    names = [name for name in image.secrets if name not in elsewhere]
+    """Return what this machine has of ``image.secrets``, and its CA bundle. CodeBuild has its own secrets."""
+    names = () if image.builder == "codebuild" else image.secrets
     missing = [name for name in names if not os.environ.get(name)]
     if missing:
         raise ToolError(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -16,15 +17,16 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import ClassVar, Final
+from typing import IO, ClassVar, Final
 
-from splitbake import dockercli, files
+from splitbake import contract, dockercli, files
 from splitbake.artifact import Weight
 from splitbake.bake import builders, weights
 from splitbake.bake.builders import Made, Order
 from splitbake.ecr import Credentials
-from splitbake.errors import BuildError, ToolError
-from splitbake.generate import dockerfile
+from splitbake.errors import BuildError, SourceError, ToolError
+from splitbake.oci import archive, layer
+from splitbake.oci.measure import is_gzip, measure
 from splitbake.signals import uninterrupted
 from splitbake.ui import Say
 
@@ -104,8 +106,14 @@ class Engine(ABC):
                     with uninterrupted():
                         self.forget(access)
                     raise
-            size, heaviest = self._size(order.name), self._weigh(order.name, say)
+            say(f"measuring {order.name}")
+            size, compressed = self._measure(order, partial(run, doing="save"))
+            heaviest = self._weigh(order.name, say)
             weights.require_within(size, order.budget, heaviest)
+            packed = weights.heaviest("layer", compressed)
+            others = [each for each in heaviest if each.kind != "layer"]
+            whole = sum(each for each, _ in compressed)
+            weights.require_compressed_within(whole, order.compressed_budget, [*packed, *others])
             digest = self.push(order.name, access, partial(run, doing="push"))
         if not digest:
             raise BuildError(f"{order.name} was pushed, but {self.program} told no digest", hint=f"see {order.log}")
@@ -128,11 +136,30 @@ class Engine(ABC):
             return dict(zip((self.program, f"{self.program} engine"), told, strict=False))
         return {}
 
-    def _size(self, name: str) -> int:
-        said = self.answer("image", "inspect", "--format", "{{.Size}}", name).strip()
-        if not said.isdecimal():
-            raise BuildError(f"{self.program} tells no size of {name}: {said!r}", hint="build again")
-        return int(said)
+    def _measure(self, order: Order, run: Run) -> tuple[int, Sequence[tuple[int, str]]]:
+        """Return what the image takes uncompressed, and what each of its layers will in the registry, and its name.
+
+        The latter only where ``order.compressed_budget`` asks for it: it takes time, and may differ a little from what
+        the engine's own gzip makes. What was pushed is read from the registry and judged again.
+
+        It is read from what the engine saves, as engines mean different things by the size of an image: Docker with
+        containerd's store that of the packed layers, later of packed and unpacked ones together (moby PR 53426).
+        """
+        with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
+            file = Path(scratch) / "image.tar"
+            run([self.program, "image", "save", f"--output={file}", order.name])
+            try:
+                with archive.opened(file) as saved:
+                    image = saved.images()[0]
+                    size, sizes = 0, list[int]()
+                    for name in image.layers:
+                        with saved.open(name) as content:
+                            size += measure(content).size
+                            sizes += [_compressed(content)] if order.compressed_budget is not None else []
+                    return size, [*zip(sizes, weights.makers(image.settings, len(image.layers)), strict=False)]
+            except (SourceError, ValueError) as problem:
+                said = problem.message if isinstance(problem, SourceError) else str(problem)
+                raise BuildError(f"cannot measure {order.name}: {said}", hint="build again") from problem
 
     def _weigh(self, name: str, say: Say) -> tuple[Weight, ...]:
         """Weigh the layers, and what was installed; the latter in a container that is gone afterwards.
@@ -143,7 +170,7 @@ class Engine(ABC):
         found: list[Weight] = []
         try:
             found += self.layers(name)
-            said = self.answer(*run, name, "-c", weights.DISTRIBUTIONS, dockerfile.SITE)
+            said = self.answer(*run, name, "-c", weights.DISTRIBUTIONS, contract.SITE)
             found += weights.read("distribution", said)
         except BuildError as problem:
             say(f"what takes most of the image is not known: {problem.message}")
@@ -164,6 +191,15 @@ class Engine(ABC):
             doing = f"ask {self.program} for {' '.join(arguments[:2])}"
             raise dockercli.failure(doing, done.stderr, BuildError)
         return done.stdout
+
+
+def _compressed(content: IO[bytes]) -> int:
+    """Return what a layer takes compressed by gzip, as it may be already."""
+    content.seek(0)
+    if is_gzip(content):
+        return content.seek(0, os.SEEK_END)
+    with Path(os.devnull).open("wb") as nowhere:
+        return layer.compress(content, nowhere).blob.size
 
 
 def _options(order: Order, secrets: Mapping[str, Path]) -> list[str]:

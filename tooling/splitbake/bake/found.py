@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from splitbake import artifact as artifacts
@@ -18,16 +18,14 @@ from splitbake.artifact import Dependencies
 from splitbake.bake import weights
 from splitbake.cloud import Cloud
 from splitbake.errors import BuildError
-from splitbake.generate import dockerfile
 from splitbake.oci.client import Repository
 from splitbake.oci.image import Image
 from splitbake.oci.measure import measure
 from splitbake.project import Project
 from splitbake.ui import Say
 
-_UNKNOWN: Final = "a layer"
 #: Where requirements are installed, as a layer names it.
-_SITE: Final = f"{dockerfile.SITE.removeprefix('/')}/"
+_SITE: Final = f"{contract.SITE.removeprefix('/')}/"
 _INFO: Final = ".dist-info"
 
 
@@ -58,7 +56,7 @@ def dependencies(project: Project, cloud: Cloud, uri: str, key: str, say: Say) -
     say(f"{tag} is in the repository, and the state does not know it: measuring {compressed}")
     installed = _Installed()
     sizes = [*_sizes(repository, image, installed)]
-    layers = weights.heaviest("layer", zip(sizes, _makers(image), strict=True))
+    layers = weights.heaviest("layer", zip(sizes, weights.makers(image.config, len(sizes)), strict=True))
     return Dependencies(
         key=key,
         digest=there.digest,
@@ -109,11 +107,3 @@ def _sizes(repository: Repository, image: Image, installed: _Installed) -> Itera
                     hint="delete that image, and build again",
                 ) from problem
         yield found.size
-
-
-def _makers(image: Image) -> Sequence[str]:
-    """Return what made each layer, as its image says."""
-    made = [
-        step.get("created_by") or _UNKNOWN for step in image.config.get("history", []) if not step.get("empty_layer")
-    ]
-    return made if len(made) == len(image.layers) else [_UNKNOWN] * len(image.layers)

@@ -1,28 +1,27 @@
 """Building the image half: layers of code on the dependencies image, put together here and pushed by splitbake itself.
 
-No engine is needed for that: a layer is an archive, and an image a list of layers with settings. So an image comes out
-the same bit for bit wherever it is built, and only layers that the repository lacks are brought there.
+No engine is needed for that: a layer is an archive, and an image a list of layers with settings. So an image has the
+same contents wherever it is put together, and with the same zlib the same bytes; only layers that the repository lacks
+are brought there.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import hashlib
 import io
-import os
-import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final
 
 from splitbake import artifact as artifacts
 from splitbake import context, contract, ecr, explain, layering, provenance, tokens, units
 from splitbake.artifact import Artifact, Dependencies, Weight
-from splitbake.bake import dependencies, weights
+from splitbake.bake import dependencies, origin, weights
+from splitbake.bake.dependencies import Room, Wanted
+from splitbake.bake.weights import OverBudgetError
 from splitbake.catalog import Catalog
 from splitbake.cloud import Cloud
 from splitbake.context import Entry
@@ -37,40 +36,70 @@ from splitbake.project import Project
 from splitbake.provenance import Subject
 from splitbake.ui import Say
 
-#: Of what an image is made when nothing says when its sources were.
-_NO_TIME: Final = layers.TIME
-_PASSWORD: Final = re.compile(r"(?<=://)[^/@]*@")
+
+@dataclass(frozen=True)
+class Code:
+    """What lies on the dependencies.
+
+    Attributes:
+        planned: its layers, from the lowest.
+        layers: they as they were packed.
+        files: that hold those which the repository has not yet.
+    """
+
+    planned: tuple[Planned, ...]
+    layers: tuple[Layer, ...]
+    files: tuple[Path | None, ...]
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return sum(layer.size for layer in self.planned)
+
+    @property
+    def compressed_size(self) -> int:
+        """Bytes of its layers in the registry."""
+        return sum(layer.blob.size for layer in self.layers)
+
+    def heaviest(self, *, compressed: bool) -> list[Weight]:
+        """Return what takes most of it: layers, and files as they are."""
+        sizes = [layer.blob.size for layer in self.layers] if compressed else [layer.size for layer in self.planned]
+        names = [f"code: {layer.name}" for layer in self.planned]
+        files = ((entry.size, entry.path) for layer in self.planned for entry in layer.entries)
+        return [*weights.heaviest("layer", zip(sizes, names, strict=True)), *weights.heaviest("file", files)]
 
 
 def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifact:
     """Put the image of exactly these inputs together and push it.
 
     Raises:
-        BuildError: the context is wrong or is not what ``inputs`` says, the dependencies could not be built, or the
-            image breaks a budget; in the last case nothing was pushed.
-        ToolError: the dependencies have to be built, and the builder cannot work on this machine.
+        OverBudgetError: the image breaks a budget; nothing was pushed but the dependencies that were known to fit.
+        BuildError: the context is wrong or is not what ``inputs`` says, or the dependencies could not be built.
+        ToolError: the dependencies have to be built, and the builder cannot work on this machine; or the time that the
+            image shall say is none.
         CloudError, StateError: ECR, the registry or the state could not be asked.
     """
     started, began = time.monotonic(), artifacts.now()
     image = project.manifest.image
-    entries = context.collect(project)
-    _require(inputs, entries)
+    wanted, entries = dependencies.read(project), context.collect(project)
+    _require(inputs, entries, project, wanted)
     tokens.refuse_tokens(project.root / image.context, entries, project.root / tokens.CACHE)
+    created, described = origin.created(project.root), _labels(project, inputs, entries)
     uri = ecr.ensure_repository(cloud, image.repository, image.ecr, say)
-    below = dependencies.ensure(project, cloud, uri, say)
-    planned = layering.plan(project, entries)
-    travels = units.format_size(sum(layer.size for layer in planned))
-    say(f"{units.counted(len(entries), 'file')}, {travels} in {units.counted(len(planned), 'layer')}")
-    size = below.size + sum(layer.size for layer in planned)
-    weights.require_within(size, image.budget, _heaviest(planned, below))
     repository = Repository(uri, ecr.credentials(cloud))
-    base = _base(repository, below)
+    planned = layering.plan(project, entries)
     with tempfile.TemporaryDirectory(prefix="splitbake-image-") as scratch:
+        # The code comes first: then it is known what the budgets leave for the rest, before any of that is pushed.
         earlier = _earlier(project.catalog(cloud), repository)
         packed = [_packed(project, layer, earlier, repository, Path(scratch)) for layer in planned]
-        made = _made(project, base, planned, [layer for layer, _ in packed], inputs)
-        _require_compressed(project, made, planned, below)
-        for (layer, file), plan in zip(packed, planned, strict=True):
+        code = Code(tuple(planned), *zip(*packed, strict=True))
+        travels = f"{units.format_size(code.size)} in {units.counted(len(planned), 'layer')}"
+        say(f"{units.counted(len(entries), 'file')}, {travels}")
+        below = _below(project, cloud, uri, wanted, code, say=say)
+        base = _base(repository, below)
+        _require_budgets(project, code, below, base)
+        made = _made(project, base, code, created, described)
+        for plan, layer, file in zip(code.planned, code.layers, code.files, strict=True):
             if file is not None:
                 say(f"pushing {plan.name}: {units.format_size(layer.blob.size)}")
                 with file.open("rb") as content:
@@ -80,7 +109,7 @@ def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifa
     if pushed is None:
         raise BuildError(f"{uri}@{digest} was pushed, but ECR does not have it", hint="build again")
     subject = Subject(manifest=project.manifest, lock=project.lock, repository=uri, digest=digest, started=began)
-    statement = provenance.of_code(subject, inputs, below, made.config["config"]["Labels"])
+    statement = provenance.of_code(subject, inputs, below, described)
     project.catalog(cloud).keep_provenance(digest, statement)
     return Artifact(
         half="image",
@@ -89,21 +118,36 @@ def build(project: Project, cloud: Cloud, inputs: Inputs, *, say: Say) -> Artifa
         fingerprint=inputs.fingerprint,
         created=artifacts.now(),
         seconds=round(time.monotonic() - started, 3),
-        size=size,
+        size=below.size + code.size,
         compressed_size=pushed.size,
         needs=contract.need(project.manifest, project.lock),
     )
 
 
-def _require(inputs: Inputs, entries: Sequence[Entry]) -> None:
+def _require(inputs: Inputs, entries: Sequence[Entry], project: Project, wanted: Wanted) -> None:
     """Compare what goes into the image: files may have changed since the fingerprint was made."""
     beside = {name: content for name, content in inputs.files.items() if not name.startswith("file/")}
-    changes = explain.explain(inputs, dataclasses.replace(inputs, files=beside | context.as_inputs(entries)))
+    changes = list(explain.explain(inputs, dataclasses.replace(inputs, files=beside | context.as_inputs(entries))))
+    path = project.manifest.image.requirements
+    if wanted.requirements not in (None, *(entry.sha256 for entry in entries if entry.path == path)):
+        changes.append(f"{path} was saved")
     if changes:
         raise BuildError(
             f"the project changed when the build of the image began: {'; '.join(changes)}",
             hint="build again when it is at rest",
         )
+
+
+def _below(project: Project, cloud: Cloud, uri: str, wanted: Wanted, code: Code, *, say: Say) -> Dependencies:
+    """Return what the code lies on; where that has to be built, no more is pushed than the budgets leave."""
+    image = project.manifest.image
+    compressed = None if image.compressed_budget is None else image.compressed_budget - code.compressed_size
+    try:
+        room = Room(image.budget - code.size, compressed)
+        return dependencies.ensure(project, cloud, uri, wanted, room=room, say=say)
+    except OverBudgetError as problem:
+        size = code.compressed_size if problem.compressed else code.size
+        raise problem.of_all(size, code.heaviest(compressed=problem.compressed)) from None
 
 
 def _base(repository: Repository, below: Dependencies) -> Image:
@@ -174,56 +218,40 @@ class _Unchanged:
         self._file.close()
 
 
-def _made(project: Project, base: Image, planned: Sequence[Planned], packed: Sequence[Layer], inputs: Inputs) -> Image:
+def _made(project: Project, base: Image, code: Code, created: str, described: Mapping[str, str]) -> Image:
     """Return the whole image, with what a container of it starts."""
     image = project.manifest.image
-    created = _created(project.root)
-    on_top = base.with_layers(packed, [f"splitbake: {layer.name}" for layer in planned], created=created)
-    source = _git(project.root, "config", "--get", "remote.origin.url")
+    on_top = base.with_layers(code.layers, [f"splitbake: {layer.name}" for layer in code.planned], created=created)
     return on_top.started(
         User=f"{image.uid}:{image.uid}",
         WorkingDir=image.workdir,
         Entrypoint=[contract.ENTRY],
         Cmd=list(image.command),
-        Labels=labels.of(
-            project.manifest,
-            project.lock,
-            fingerprint=inputs.fingerprint,
-            # Without tags: the commit itself, with -dirty where files differ.
-            revision=_git(project.root, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"),
-            source=_PASSWORD.sub("", source),
-        ),
+        Labels=described,
     )
 
 
-def _created(root: Path) -> str:
-    """Return the time that the image says: of its commit, or SOURCE_DATE_EPOCH (reproducible-builds.org)."""
-    seconds = os.environ.get("SOURCE_DATE_EPOCH") or _git(root, "log", "-1", "--format=%ct")
-    moment = int(seconds) if seconds.isdecimal() else _NO_TIME
-    return datetime.datetime.fromtimestamp(moment, datetime.UTC).isoformat().replace("+00:00", "Z")
+def _labels(project: Project, inputs: Inputs, entries: Sequence[Entry]) -> dict[str, str]:
+    paths = (entry.path for entry in entries)
+    return labels.of(
+        project.manifest,
+        project.lock,
+        fingerprint=inputs.fingerprint,
+        revision=origin.revision(project.root, project.root / project.manifest.image.context, paths),
+        source=origin.source(project.root),
+    )
 
 
-def _git(root: Path, *arguments: str) -> str:
-    """Return what git says of the project; empty where it is none of git's, or git is not there."""
-    try:
-        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _require_compressed(project: Project, image: Image, planned: Sequence[Planned], below: Dependencies) -> None:
-    made_by = [str(each.get("created_by", "")) for each in image.config["history"] if not each.get("empty_layer")]
-    sizes = [layer.blob.size for layer in image.layers]
-    found = [each for each in _heaviest(planned, below) if each.kind != "layer"]
-    found += weights.heaviest("layer", zip(sizes, [*made_by, *[""] * len(sizes)], strict=False))
-    weights.require_compressed_within(image.compressed_size, project.manifest.image.compressed_budget, found)
-
-
-def _heaviest(planned: Sequence[Planned], below: Dependencies) -> list[Weight]:
-    """Return what takes most: layers, installed distributions, and files of the code."""
-    of_code = weights.heaviest("layer", ((each.size, f"code: {each.name}") for each in planned))
-    whole = weights.heaviest("layer", [(below.size, "base and dependencies")])
-    known = any(each.kind == "layer" for each in below.heaviest)
-    files = ((entry.size, entry.path) for each in planned for entry in each.entries)
-    return [*below.heaviest, *(() if known else whole), *of_code, *weights.heaviest("file", files)]
+def _require_budgets(project: Project, code: Code, below: Dependencies, base: Image) -> None:
+    """Judge the whole image: dependencies that were there already were built for other code, or other budgets."""
+    image = project.manifest.image
+    layers = [each for each in below.heaviest if each.kind == "layer"]
+    layers = layers or [*weights.heaviest("layer", [(below.size, "base and dependencies")])]
+    others = [each for each in below.heaviest if each.kind != "layer"]
+    found = [*layers, *others, *code.heaviest(compressed=False)]
+    weights.require_within(below.size + code.size, image.budget, found, weights.CODE)
+    sizes = [layer.blob.size for layer in base.layers]
+    packed = weights.heaviest("layer", zip(sizes, weights.makers(base.config, len(sizes)), strict=True))
+    found = [*packed, *others, *code.heaviest(compressed=True)]
+    size = base.compressed_size + code.compressed_size
+    weights.require_compressed_within(size, image.compressed_budget, found, weights.CODE)

@@ -7,8 +7,8 @@ another base makes less.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
-from typing import Final, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, Literal
 
 from splitbake import units
 from splitbake.artifact import Weight
@@ -36,7 +36,33 @@ _WORTH: Final = 0.05
 _NOISE: Final = re.compile(r"^(\|\d+ (\w+=\S* )+)?/bin/sh -c( #\(nop\))? ?|:[0-9a-f]{64}(?= )| # buildkit$")
 _HEADINGS: Final = {"layer": "layers", "distribution": "distributions", "file": "files"}
 
+_UNKNOWN: Final = "a layer"
+#: What there is of an image that was refused in its repository.
+NOTHING: Final = "nothing was pushed"
+CODE: Final = "the code was not pushed, its dependencies are in the repository"
+
 Kind = Literal["layer", "distribution", "file"]
+
+
+class OverBudgetError(BuildError):
+    """An image is larger than it may be; the message names what takes most, the hint what would do.
+
+    Attributes:
+        compressed: whether it is so in the registry, or as an engine unpacks it.
+    """
+
+    def __init__(
+        self, size: int, budget: int, weights: Sequence[Weight], *, compressed: bool, pushed: str = NOTHING
+    ) -> None:
+        message = _message(size, budget, weights, compressed=compressed, pushed=pushed)
+        super().__init__(message, hint=_hint(size, budget, weights, compressed=compressed))
+        self.compressed = compressed
+        self._found = (size, budget, weights)
+
+    def of_all(self, code: int, weights: Sequence[Weight]) -> OverBudgetError:
+        """Return it in words of the whole image, where ``code`` bytes of the budget were kept for what lies on it."""
+        size, budget, found = self._found
+        return OverBudgetError(size + code, budget + code, [*found, *weights], compressed=self.compressed)
 
 
 def heaviest(kind: Kind, found: Iterable[tuple[int, str]]) -> tuple[Weight, ...]:
@@ -51,50 +77,60 @@ def read(kind: Kind, text: str) -> tuple[Weight, ...]:
     return heaviest(kind, ((int(line[0]), line[1]) for line in lines if len(line) > 1 and line[0].isdecimal()))
 
 
-def require_within(size: int, budget: int, weights: Sequence[Weight]) -> None:
+def makers(config: Mapping[str, Any], layers: int) -> list[str]:
+    """Return what made each of so many layers, as the configuration of their image says; it may say nothing."""
+    steps = [step for step in config.get("history") or [] if not step.get("empty_layer")]
+    return [step.get("created_by") or _UNKNOWN for step in steps] if len(steps) == layers else [_UNKNOWN] * layers
+
+
+def require_within(size: int, budget: int, weights: Sequence[Weight], pushed: str = NOTHING) -> None:
     """Refuse an image of ``size`` bytes uncompressed where ``image.budget`` is smaller.
 
     Raises:
-        BuildError: names what takes most, and what would bring it below.
+        OverBudgetError: it is.
     """
     if size > budget:
-        raise BuildError(
-            _message(size, budget, weights, "uncompressed", "image.budget"),
-            hint=f"{_cure(size, budget, weights)}, or raise image.budget",
-        )
+        raise OverBudgetError(size, budget, weights, compressed=False, pushed=pushed)
 
 
-def require_compressed_within(size: int, budget: int | None, weights: Sequence[Weight]) -> None:
+def require_compressed_within(size: int, budget: int | None, weights: Sequence[Weight], pushed: str = NOTHING) -> None:
     """Refuse an image of ``size`` bytes in the registry where ``image.compressed_budget`` is smaller.
 
     Args:
         size: of the image.
         budget: what is allowed, None: anything.
         weights: layers as they are in the registry; distributions and files as they are in the image.
+        pushed: what there is of it in the repository now.
 
     Raises:
-        BuildError: names what takes most.
+        OverBudgetError: it is.
     """
-    if budget is None or size <= budget:
-        return
-    first = next((each.name for each in weights if each.kind == "distribution"), "the largest distribution")
-    raise BuildError(
-        _message(size, budget, weights, "in the registry", "image.compressed_budget"),
-        hint=f"begin with {first}: in runtime.requirements it lives on the host; leave files out with image.exclude, "
-        "take a slimmer image.base, or raise image.compressed_budget",
-    )
+    if budget is not None and size > budget:
+        raise OverBudgetError(size, budget, weights, compressed=True, pushed=pushed)
 
 
-def _message(size: int, budget: int, weights: Sequence[Weight], how: str, key: str) -> str:
+def _message(size: int, budget: int, weights: Sequence[Weight], *, compressed: bool, pushed: str) -> str:
+    how, key = ("in the registry", "image.compressed_budget") if compressed else ("uncompressed", "image.budget")
     over, allowed = units.format_size(size - budget), units.format_size(budget)
-    whole = f"the image has {units.format_size(size)} {how}, {over} over {key} ({allowed}); nothing was pushed."
-    lines = [f"{whole} What takes most:"]
+    lines = [
+        f"the image has {units.format_size(size)} {how}, {over} over {key} ({allowed}); {pushed}. What takes most:"
+    ]
     for kind, heading in _HEADINGS.items():
         found = sorted((each for each in weights if each.kind == kind), key=lambda each: -each.size)
         if found:
-            lines.append(f"  {heading}{', as installed' if key != 'image.budget' and kind != 'layer' else ''}:")
+            lines.append(f"  {heading}{', as installed' if compressed and kind != 'layer' else ''}:")
             lines += [f"  {units.format_size(each.size):>10}  {each.name}" for each in found[:_SHOWN]]
     return "\n".join(lines)
+
+
+def _hint(size: int, budget: int, weights: Sequence[Weight], *, compressed: bool) -> str:
+    if not compressed:
+        return f"{_cure(size, budget, weights)}, or raise image.budget"
+    first = next((each.name for each in weights if each.kind == "distribution"), "the largest distribution")
+    return (
+        f"begin with {first}: in runtime.requirements it lives on the host; leave files out with image.exclude, "
+        "take a slimmer image.base, or raise image.compressed_budget"
+    )
 
 
 def _cure(size: int, budget: int, weights: Sequence[Weight]) -> str:
