@@ -20,13 +20,14 @@ import pytest
 
 from splitbake import ecr, layering, sbom, syft
 from splitbake.artifact import Artifact, Check, Report
-from splitbake.catalog import Catalog
 from splitbake.cli import cli, options, run
 from splitbake.ecr import Credentials
-from splitbake.errors import CloudError, InterruptError, StateError, ToolError, UsageError
+from splitbake.errors import CloudError, InterruptError, ReleaseError, StateError, ToolError, UsageError
 from splitbake.oci import image as images
 from splitbake.oci import purl
 from splitbake.oci.image import Descriptor, Image, Layer
+from splitbake.release import record as records
+from splitbake.state import FolderStore
 from splitbake.ui import silent
 from splitbake.verify import bill
 
@@ -271,16 +272,83 @@ def test_the_state_keeps_it_small(make, registry, small, cloud):
     assert json.loads(gzip.decompress(stored.value))["packages"] == 1
 
 
-def test_that_of_another_account_will_do(make, registry, program, small, cloud):
-    image = registry.push(BASE, SITE, CODE)
-    other = Catalog(small.project.store(cloud), "210987654321", "eu-west-2")
-    kept = make(image).sbom
+def elsewhere(small: Any, cloud: Any) -> list[str]:
+    """Bring all bills of the state to another account and region, and return their keys."""
     store = small.project.store(cloud)
+    moved = []
     for key in store.keys("sboms/"):
+        old, new = "/123456789012/eu-west-1/", "/210987654321/eu-west-2/"
+        there = key.replace(old, new)
+        store.put(there, store.get(key).value.replace(old.encode(), new.encode()))
         (small.root / "state" / key).unlink()
-    other.keep_sbom(kept)
-    assert make(image).sbom == kept
-    assert len(program.calls) == 3, "only the code, of which it had none"
+        moved.append(there)
+    return moved
+
+
+def test_that_of_another_account_will_do_and_its_place_is_told(make, registry, program, small, cloud):
+    kept = make(registry.push(BASE, SITE, CODE)).sbom
+    moved = elsewhere(small, cloud)
+    found = make(registry.push(BASE, SITE, EDITED))
+    assert (found.sbom, found.made) == (kept, False)
+    assert found.place in moved
+    assert len(program.calls) == 3, "of the new code alone, of which nobody has any"
+
+
+# What leads from the image to its bill.
+
+
+def test_a_bill_is_found_by_the_digest_of_its_image_when_the_image_is_gone(make, registry, program):
+    image = registry.push(BASE, SITE, CODE)
+    first = make(image)
+    registry.images.clear()
+    registry.fetched.clear()
+    found = make(image)
+    assert (found.sbom, found.place, found.made) == (first.sbom, first.place, False)
+    assert registry.fetched == []
+    assert len(program.calls) == 2
+    with pytest.raises(CloudError, match="is not in the registry"):
+        make(image, force=True)
+
+
+def test_the_state_leads_from_the_digest_to_the_bill(make, registry, small, cloud):
+    image = registry.push(BASE, SITE, CODE)
+    found, digest = make(image), image.partition("@")[2]
+    store = small.project.store(cloud)
+    place = f"sboms/123456789012/eu-west-1/{digest.replace(':', '-')}.json"
+    assert store.keys("sboms/") == sorted([found.place, place])
+    assert json.loads(store.get(place).value) == {"image": digest, "sbom": found.place}
+    store.put(place, store.get(place).value.replace(b"sha256:", b"sha256:0"))
+    with pytest.raises(StateError, match="is damaged"):
+        make(image)
+
+
+def test_a_promoted_image_has_the_bill_of_its_origin(make, registry, program, small, cloud):
+    image = registry.push(BASE, SITE, CODE)
+    kept = make(image)
+    moved = elsewhere(small, cloud)
+    registry.images.clear()
+    found = make(image)
+    assert found.sbom == kept.sbom
+    assert found.place in moved
+    assert len(program.calls) == 2
+
+
+def test_one_that_was_lost_is_made_again(make, registry, program, small, cloud):
+    image = registry.push(BASE, SITE, CODE)
+    first = make(image)
+    (small.root / "state" / first.place).unlink()
+    found = make(image)
+    assert (found.place, found.made) == (first.place, True)
+
+
+def test_of_a_change_of_code_the_state_keeps_no_more_than_the_way_to_its_bill(make, registry, small, cloud):
+    make(registry.push(BASE, SITE, CODE))
+    store = small.project.store(cloud)
+    before = store.keys("sboms/")
+    image = registry.push(BASE, SITE, EDITED)
+    make(image)
+    (more,) = set(store.keys("sboms/")) - {*before}
+    assert image.partition("@")[2].replace(":", "-") in more
 
 
 @pytest.mark.parametrize("value", [b"", b"{}", gzip.compress(b"{}", mtime=0), gzip.compress(b"x" * 99, mtime=0)[:-9]])
@@ -376,6 +444,17 @@ def test_a_verification_notes_it(small, cloud, registry, program):
     assert noted.saw.startswith("1 package by syft 1.0, sboms/")
 
 
+def test_of_an_image_that_was_just_built_nothing_is_looked_for_elsewhere(small, cloud, registry, program, monkeypatch):
+    verified(small, cloud, registry.push(BASE, SITE, CODE))
+
+    def listed(_self: Any, prefix: str) -> None:
+        raise AssertionError(f"all of {prefix} was listed")
+
+    monkeypatch.setattr(FolderStore, "keys", listed)
+    (_, noted) = verified(small, cloud, registry.push(BASE, SITE, EDITED)).checks
+    assert noted.saw.startswith("1 package by syft 1.0, sboms/")
+
+
 def test_a_verification_without_it_says_why(small, cloud, registry, program):
     program.write("sys.exit(3)")
     found = verified(small, cloud, registry.push(BASE, SITE, CODE))
@@ -447,3 +526,67 @@ def test_an_image_by_name(called, capsys, registry):
     assert names(json.loads(capsys.readouterr().out)) == ["six-1.0"]
     assert called("--image", "x", "--json") == 64
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+
+
+# The image of an environment that promotes.
+
+
+@pytest.fixture
+def production(small, cloud):
+    """An environment that promotes from the first one, and what writes a record of it."""
+    small.manifest["environments"]["production"] = {
+        "account": "123456789012",
+        "region": "eu-west-2",
+        "promote": {"from": "dev"},
+        "release": [{"launch_template": "faces"}],
+    }
+    project = small.project
+
+    def released(number: int, image: str, status: str = "good") -> str:
+        location, _, digest = image.partition("@")
+        plain = {"fingerprint": "sha256:1", "created": "then", "seconds": 1.0, "size": 1}
+        record = records.Record(
+            id=f"r{number}",
+            status=status,
+            environment="production",
+            account="123456789012",
+            region="eu-west-2",
+            endpoint=None,
+            who="me",
+            started="then",
+            ami=Artifact(half="ami", id="ami-1", location="eu-west-2", **plain),
+            image=Artifact(half="image", id=digest, location=location, **plain),
+            steps=(),
+            versions={},
+            diff="",
+        )
+        records.create(project.store(project.cloud("production")), record)
+        return record.key
+
+    return released
+
+
+def asked(small: Any, command: str) -> int:
+    where = f"--manifest={small.root / 'splitbake.yaml'}"
+    return run(cli, prog_name="splitbake", argv=[command, "--env", "production", where])
+
+
+def test_where_an_environment_promotes_its_last_good_release_is_meant(production, small, registry, program, capsys):
+    old, good, failed = (registry.push(BASE, SITE, layer(f"app/{name}.py", ours=True)) for name in "abc")
+    production(1, old)
+    key = production(2, good)
+    production(3, failed, "failed")
+    assert asked(small, "sbom") == 0
+    told = capsys.readouterr()
+    assert json.loads(told.out)["metadata"]["component"]["version"] == good.partition("@")[2]
+    assert f"the image of {key}" in told.err
+    assert asked(small, "provenance") == 1
+    told = capsys.readouterr()
+    assert f"the image of {key}" in told.err
+    assert f"the state does not say how {good} was made" in told.err
+
+
+@pytest.mark.parametrize("command", ["sbom", "provenance"])
+def test_where_nothing_was_promoted_yet_that_is_told(production, small, cloud, capsys, command):
+    assert asked(small, command) == ReleaseError.exit_code
+    assert "there is no good release of 'production'" in capsys.readouterr().err

@@ -7,6 +7,7 @@ A record is found by what it is about, so a runner with nothing on its disk know
 - ``inventories/<account>/<region>/<ami>.json``: what is on an instance of it: packages, versions, models, sizes;
 - ``dependencies/<account>/<region>/<key>.json``: the image that code images of these dependencies lie on;
 - ``sboms/<account>/<region>/<key>.json.gz``: the packages in some layers of an image;
+- ``sboms/<account>/<region>/<digest>.json``: which of these is that of an image;
 - ``provenance/<account>/<region>/<digest>.json``: how an image was made, the first time that it was;
 - ``runs/<account>/<region>/<half>/<work>/<time>-<chance>.json``: a line of history, never changed;
 - ``inputs/<half>/<fingerprint>.json``: what a fingerprint is the digest of, to tell later what has changed.
@@ -22,16 +23,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from splitbake.artifact import Artifact, Dependencies, Half, Report, Run, Sbom, Work
 from splitbake.errors import StateError
 from splitbake.inputs import Inputs
 from splitbake.inventory import Inventory
-from splitbake.spec import Spec
+from splitbake.spec import Spec, Text
 from splitbake.state import Store, Stored
 
 Kind = TypeVar("Kind", bound=Spec)
+
+
+class _SbomOf(Spec):
+    """Leads from an image to its bill of materials."""
+
+    image: Text = Field(description="sha256:… of its manifest")
+    sbom: Text = Field(description="key in the state")
 
 
 @dataclass(frozen=True)
@@ -78,11 +86,15 @@ class Catalog:
 
         ``standard``: that it must have been verified by; None takes any.
         """
-        key = self._key("reports", artifact.half, artifact.id)
+        key = self.report_place(artifact)
         report = _read(Report, key, self.store.get(key))
         if report is None or report.fingerprint != artifact.fingerprint or standard not in (None, report.standard):
             return None
         return report
+
+    def report_place(self, artifact: Artifact) -> str:
+        """Return the key under which the state has the report about ``artifact``, if it was verified."""
+        return self._key("reports", artifact.half, artifact.id)
 
     def keep_report(self, report: Report) -> None:
         """Remember ``report``; the latest about one artifact counts."""
@@ -115,17 +127,33 @@ class Catalog:
         """Remember the image of dependencies; the latest of one key counts."""
         self.store.put(self._dependencies(made.key), _text(made))
 
-    def sbom(self, key: str) -> Sbom | None:
-        """Return the bill of materials of the layers with this key, None where none was made.
+    def sbom(self, key: str) -> tuple[str, Sbom] | None:
+        """Return the bill of materials of the layers with this key and where it stands, None where none was made.
 
         That of another account tells the same: the key is a digest of what is in the layers.
         """
-        place, stored = self._found(self.sbom_place(key))
-        try:
-            plain = Stored(gzip.decompress(stored.value), stored.version) if stored else None
-        except (OSError, EOFError, zlib.error) as problem:
-            raise _damaged(place, problem) from problem
-        return _read(Sbom, place, plain)
+        return _sbom(*self._found(self.sbom_place(key)))
+
+    def sbom_of(self, digest: str, *, elsewhere: bool) -> tuple[str, Sbom] | None:
+        """Return the bill of materials of the image with this digest, as ``sbom``; no registry is asked.
+
+        ``elsewhere``: also look at what other accounts have, which one that was just built cannot be in.
+
+        Raises:
+            StateError: something else stands there.
+        """
+        place = self._sbom_of(digest)
+        place, stored = self._found(place) if elsewhere else (place, self.store.get(place))
+        named = _read(_SbomOf, place, stored)
+        if named is None:
+            return None
+        if named.image != digest:
+            raise _damaged(place, f"it is about {named.image}")
+        return _sbom(named.sbom, self.store.get(named.sbom))
+
+    def keep_sbom_of(self, digest: str, place: str) -> None:
+        """Remember that the bill of materials of the image with this digest stands under ``place``."""
+        self.store.put(self._sbom_of(digest), _text(_SbomOf(image=digest, sbom=place)))
 
     def keep_sbom(self, sbom: Sbom) -> None:
         """Remember a bill of materials; the latest of one key counts."""
@@ -208,6 +236,9 @@ class Catalog:
         """Return the name of the lease for ``work`` on these inputs; without them, what all of ``half`` begin with."""
         return f"{leases(work, self.account, self.region)}{half}/{fingerprint}"
 
+    def _sbom_of(self, digest: str) -> str:
+        return f"sboms/{self.account}/{self.region}/{_name(digest)}"
+
     def _dependencies(self, key: str) -> str:
         return f"dependencies/{self.account}/{self.region}/{_name(key)}"
 
@@ -246,6 +277,16 @@ def _read(kind: type[Kind], key: str, stored: Stored | None) -> Kind | None:
         return None if stored is None else kind.model_validate_json(stored.value)
     except ValidationError as problem:
         raise _damaged(key, problem.errors()[0]["msg"]) from problem
+
+
+def _sbom(place: str, stored: Stored | None) -> tuple[str, Sbom] | None:
+    """Read a bill of materials, and return it with its place."""
+    try:
+        plain = Stored(gzip.decompress(stored.value), stored.version) if stored else None
+    except (OSError, EOFError, zlib.error) as problem:
+        raise _damaged(place, problem) from problem
+    found = _read(Sbom, place, plain)
+    return (place, found) if found else None
 
 
 def _damaged(key: str, what: object) -> StateError:

@@ -2,7 +2,8 @@
 
 All packages of an image are in the layers of its dependencies, which a change of the code never touches. So the bill
 is kept by layers and not by image: the next image on the same ones has it already. The layers of the code are read as
-well, which takes a second: where they hold packages too, the image is read as a whole.
+well, which takes a second: where they hold packages too, the image is read as a whole. By the digest of the image the
+state leads to the bill, also when the image itself is gone.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ def of(
     say: Say,
     *,
     force: bool = False,
+    fresh: bool = False,
     wanted: Callable[[], None] = lambda: None,
 ) -> Bill:
     """Return the bill of ``image``, from the state or made now; then the state has it.
@@ -89,6 +91,7 @@ def of(
         image: ``repository@digest``.
         say: hears what is going on.
         force: make it anew, though the state has it.
+        fresh: the image was just built, so that no other account can have its bill.
         wanted: is called again and again; what it raises ends the work.
 
     Raises:
@@ -103,16 +106,21 @@ def of(
         raise UsageError(
             f"{image!r} is no image of {credentials.host}", hint=f"name it as {credentials.host}/REPOSITORY@sha256:…"
         )
+    catalog = project.catalog(cloud)
+    if not force and (known := catalog.sbom_of(digest, elsewhere=not fresh)):
+        place, sbom = known
+        return Bill(uri, digest, sbom, place, made=False)
     repository = Repository(uri, credentials)
     found = repository.image(digest)
     if found is None:
         raise CloudError(f"{image} is not in the registry", hint="is the digest right, and the image still there?")
-    reader = _Reader(project.catalog(cloud), repository, found, say, wanted, force)
+    reader = _Reader(catalog, repository, found, say, wanted, force)
     below, above = split(found)
-    if above and (not below or reader.read(above)[0].packages):
+    if above and (not below or reader.make(above).packages):
         below = found.layers
-    sbom, made = reader.read(below)
-    return Bill(uri, digest, sbom, reader.catalog.sbom_place(sbom.key), made)
+    place, sbom, made = reader.read(below)
+    catalog.keep_sbom_of(digest, place)
+    return Bill(uri, digest, sbom, place, made)
 
 
 def split(image: Image) -> tuple[tuple[Layer, ...], tuple[Layer, ...]]:
@@ -140,15 +148,16 @@ class _Reader:
     wanted: Callable[[], None]
     force: bool
 
-    def read(self, layers: Sequence[Layer]) -> tuple[Sbom, bool]:
-        """Return the bill of ``layers``, and whether it was made now."""
+    def read(self, layers: Sequence[Layer]) -> tuple[str, Sbom, bool]:
+        """Return the place of the bill of ``layers``, the bill, and whether it was made now."""
         if not self.force and (known := self.catalog.sbom(key(layers))):
-            return known, False
-        made = self._make(layers)
+            return *known, False
+        made = self.make(layers)
         self.catalog.keep_sbom(made)
-        return made, True
+        return self.catalog.sbom_place(made.key), made, True
 
-    def _make(self, layers: Sequence[Layer]) -> Sbom:
+    def make(self, layers: Sequence[Layer]) -> Sbom:
+        """Return a new bill of ``layers``, which nobody keeps."""
         syft.binary()  # before anything is fetched
         size = units.format_size(sum(layer.blob.size for layer in layers))
         self.say(f"bill of materials: reading {units.counted(len(layers), 'layer')}, {size}")

@@ -32,9 +32,11 @@ environment = click.option(
     "--env", metavar="NAME", help="The environment; without it the first one that the manifest lists."
 )
 
-#: ``--image REPOSITORY@DIGEST``: passes ``image: str | None``; None is that of the project as it is now.
+#: ``--image REPOSITORY@DIGEST``: passes ``image: str | None``; None is ``current_image``.
 image = click.option(
-    "--image", metavar="REPOSITORY@DIGEST", help="Another image than that of the project as it is now."
+    "--image",
+    metavar="REPOSITORY@DIGEST",
+    help="Without it that of the project as it is now; of an environment that promotes, that of its last release.",
 )
 
 #: ``--json``: passes ``as_json: bool``.
@@ -46,10 +48,27 @@ OUTPUT_OF: dict[Half, str] = {"ami": "ami-id", "image": "image-uri"}
 
 
 def current_image(project: Project, cloud: Cloud) -> str:
-    """Return the built image of the project as it is now, ``repository@digest``."""
-    from splitbake import build
+    """Return the built image of the project as it is now, ``repository@digest``.
 
-    return build.current(project, cloud, "image").uri
+    Where the environment promotes, nothing is built: then it is that of its last good release, and which one that is
+    is said (stderr).
+    """
+    if cloud.environment.promote is None:
+        from splitbake import build
+
+        return build.current(project, cloud, "image").uri
+    from splitbake.errors import ReleaseError
+    from splitbake.release import record as records
+
+    record = records.last_good(project.store(cloud), cloud.name)
+    image = record.image if record else None
+    if record is None or image is None:
+        raise ReleaseError(
+            f"there is no good release of {cloud.name!r}, which promotes what it releases",
+            hint=f"run splitbake release --env {cloud.name}, or name an image: --image REPOSITORY@DIGEST",
+        )
+    click.echo(f"the image of {record.key}: {image.uri}", err=True)
+    return image.uri
 
 
 def guarded(project: Project, env: str | None) -> Cloud:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from importlib import resources
 from typing import Final
 
+from splitbake import contract
 from splitbake.generate import entrypoint
 from splitbake.generate.mark import MARK
 from splitbake.lock import Lock
@@ -28,8 +29,6 @@ DOCKERFILE: Final = f"{FOLDER}/{NAME}"
 REQUIREMENTS: Final = "requirements.txt"
 UV: Final = "uv.txt"
 
-#: Where the distributions of image.requirements lie in the image.
-SITE: Final = "/opt/python"
 #: The build secret that is a CA bundle.
 CA: Final = "ca"
 
@@ -40,13 +39,34 @@ _PIP: Final = (
     "--only-binary :all: --require-hashes",
 )
 
-#: A .pth file, so that what the runtime itself brings as .pth is read as well; PYTHONPATH does not do that.
-_REACH = (
-    "import pathlib, sys, sysconfig; root, wanted = sys.argv[1:]; found = '%d.%d' % sys.version_info[:2]; "
-    "found == wanted or sys.exit(f'splitbake: this image has Python {found}, runtime.python is {wanted}'); "
-    "pathlib.Path(sysconfig.get_path('purelib'), 'splitbake-runtime.pth').write_text("
-    "f'import site; site.addsitedir({root!r})\\n', encoding='utf-8')"
-)
+#: Nothing is pushed that cannot run the locked wheels. They are reached by a .pth file, so that what the runtime itself
+#: brings as .pth is read as well; PYTHONPATH does not do that.
+_REACH: Final = """\
+import os, pathlib, platform, sys, sysconfig
+root, python, wanted = sys.argv[1:]
+machine, _, glibc = wanted.partition('-manylinux_2_')
+found, name = '%d.%d' % sys.version_info[:2], sys.implementation.name
+soabi, abi = sysconfig.get_config_var('SOABI') or 'unknown', 'cpython-' + python.replace('.', '')
+try:
+    libc = os.confstr('CS_GNU_LIBC_VERSION') or ''
+except (OSError, ValueError):
+    libc = ''
+problems = []
+if found != python:
+    problems.append(f'this image has Python {found}, runtime.python is {python}')
+elif name != 'cpython':
+    problems.append(f'this image has {name}, the runtime is for cpython')
+elif not soabi.startswith(f'{abi}-'):
+    problems.append(f'the Python of this image has the ABI {soabi}, the runtime is for {abi}')
+if platform.machine() != machine:
+    problems.append(f'this image is for {platform.machine()}, the runtime is for {machine}')
+if not libc.startswith('glibc 2.') or int(libc.split('.')[1]) < int(glibc):
+    problems.append(f"this image has {libc or 'no glibc'}, the runtime is locked for glibc 2.{glibc} and later")
+if problems:
+    sys.exit('\\n'.join(f'splitbake: {problem}' for problem in problems))
+file = pathlib.Path(sysconfig.get_path('purelib'), 'splitbake-runtime.pth')
+file.write_text(f'import site; site.addsitedir({root!r})\\n', encoding='utf-8')
+"""
 
 
 def render(manifest: Manifest, lock: Lock) -> dict[str, str]:
@@ -79,12 +99,13 @@ def text(manifest: Manifest, lock: Lock) -> str:
     if image.requirements:
         lines += [*_dependencies(image), ""]
     lines += ["FROM base", *_ROOT, *_environment(image)]
-    if manifest.runtime:
-        lines.append("# The runtime of the host, reached from this Python and refused by any other.")
-        lines.append(f"RUN {_exec(['python3', '-c', _REACH, manifest.runtime.root, manifest.runtime.python])}")
+    if manifest.runtime and lock.runtime:
+        lines.append("# The runtime of the host, reached from this Python; a base that cannot run it is refused.")
+        reach = ["python3", "-c", _REACH, manifest.runtime.root, lock.runtime.python, lock.runtime.platform]
+        lines.append(f"RUN {_exec(reach)}")
     lines.append(f"WORKDIR {_quoted(image.workdir)}")
     if image.requirements:
-        lines.append(f"COPY --from=dependencies {_exec([SITE, SITE])}")
+        lines.append(f"COPY --from=dependencies {_exec([contract.SITE, contract.SITE])}")
     lines.append(f"USER {image.uid}:{image.uid}")
     return "\n".join(lines) + "\n"
 
@@ -116,16 +137,17 @@ def _dependencies(image: Image) -> list[str]:
 
 
 def _by_pip() -> list[str]:
-    return [*_PIP, f"--target {SITE} --requirement /build/{REQUIREMENTS}"]
+    return [*_PIP, f"--target {contract.SITE} --requirement /build/{REQUIREMENTS}"]
 
 
 def _by_uv() -> list[str]:
+    site = contract.SITE
     return [
         *_PIP,
         f"--no-cache-dir --target /build/uv --requirement /build/{UV};",
         '/build/uv/bin/uv pip install --no-config --no-progress --python "$(command -v python3)" --link-mode copy',
-        f"--only-binary :all: --require-hashes --compile-bytecode --target {SITE} --requirement /build/{REQUIREMENTS};",
-        f"rm -f {SITE}/.lock",
+        f"--only-binary :all: --require-hashes --compile-bytecode --target {site} --requirement /build/{REQUIREMENTS};",
+        f"rm -f {site}/.lock",
     ]
 
 
@@ -143,7 +165,7 @@ def _environment(image: Image) -> list[str]:
     """Return the settings for a container that may not write: no bytecode, and a home where a tmpfs can be."""
     settings = ["PYTHONDONTWRITEBYTECODE=1", "PYTHONUNBUFFERED=1", "HOME=/tmp"]
     if image.requirements:
-        settings += [f"PYTHONPATH={SITE}", f"PATH={SITE}/bin:$PATH"]
+        settings += [f"PYTHONPATH={contract.SITE}", f"PATH={contract.SITE}/bin:$PATH"]
     return ["ENV " + " \\\n    ".join(settings)]
 
 

@@ -61,7 +61,7 @@ def beside(project: Project, cloud: Cloud, artifact: Artifact, say: Say) -> Iter
             raise InterruptError("nobody waits for it any more")
 
     def work() -> None:
-        bill.make(lambda: sbom.of(project, cloud, artifact.uri, say, wanted=wanted))
+        bill.make(lambda: sbom.of(project, cloud, artifact.uri, say, fresh=True, wanted=wanted))
 
     # A daemon: who interrupts twice does not wait for a layer that is on its way.
     thread = threading.Thread(target=work, name=NAME, daemon=True)

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.utils import canonicalize_name
+
 from splitbake import context, contract, dockercli, ecr, layering, requirements
 from splitbake.artifact import Artifact, Report
 from splitbake.cloud import Cloud
 from splitbake.errors import VerifyError
-from splitbake.generate import dockerfile, labels
+from splitbake.generate import labels
 from splitbake.project import Project
 from splitbake.ui import Say
 from splitbake.verify import bill, layers, models, runtime, suite
@@ -138,9 +140,10 @@ def _expected(project: Project, artifact: Artifact) -> dict[str, Any]:
         "workdir": image.workdir,
         "files": {entry.path: [entry.mode, entry.sha256] for entry in entries if entry.in_image},
         "contract": _contract(project),
-        "site": dockerfile.SITE,
+        "site": contract.SITE,
         "requirements": _requirements(project),
         "runtime": _runtime(project),
+        "runtime_imports": asked_by_name(project),
         "mounts": {path: _sizes(project, folder) for folder, path in image.mounts.items()},
         "imports": list(verification.imports),
         "run": list(verification.run) if verification.run else None,
@@ -176,6 +179,16 @@ def _runtime(project: Project) -> dict[str, Any] | None:
         return None
     wheels = {wheel.name: [wheel.version, wheel.file] for wheel in locked.wheels}
     return {"root": wanted.root, "python": locked.python, "platform": locked.platform, "wheels": wheels}
+
+
+def asked_by_name(project: Project) -> list[str]:
+    """Return the distributions that the requirements of the runtime name: they are imported, and import the others."""
+    wanted, locked = project.manifest.runtime, project.lock.runtime
+    if wanted is None or locked is None:
+        return []
+    text = (project.root / wanted.requirements).read_text(encoding="utf-8")
+    named = {canonicalize_name(one.name) for one in requirements.parse(text, wanted.requirements)}
+    return [wheel.name for wheel in locked.wheels if canonicalize_name(wheel.name) in named]
 
 
 def _sizes(project: Project, folder: str) -> dict[str, int]:

@@ -29,10 +29,19 @@ Saw = Callable[[str], None]
 
 #: What ``uname -m`` calls the platforms that images are built for.
 _MACHINES = {"linux/amd64": "x86_64", "linux/arm64": "aarch64"}
-_SECRET_NAME = re.compile(r"(PASSWORD|PASSWD|SECRET|TOKEN|API_?KEY|CREDENTIAL|PRIVATE_?KEY)", re.IGNORECASE)
+#: A word of the name ends so. Of tokens there are many in the settings of language models (``MAX_TOKENS``), and
+#: ``HF_HUB_DISABLE_IMPLICIT_TOKEN`` is a switch.
+_SECRET_NAME = re.compile(
+    r"((PASSWORD|PASSWD|SECRET|API_?KEY|CREDENTIAL|PRIVATE_?KEY)S?"
+    r"|(?<!IMPLICIT_)TOKEN|(ACCESS|API|AUTH|BEARER|REFRESH)_?TOKENS)(?![A-Z])",
+    re.IGNORECASE,
+)
 _GLIBC = re.compile(r"glibc 2\.\d+")
 #: In the name of a wheel.
 _NEEDS_GLIBC = re.compile(r"manylinux_2_(\d+)_")
+#: Comes with the driver of the GPU: NVIDIA's container runtime brings it from the host, no image has it.
+_OF_DRIVER = re.compile(r"\blib(?:cuda|nvcuvid|nvidia-[\w-]+)\.so[.\d]*")
+_MISSING_LIBRARY = re.compile(r"(\S+\.so[.\d]*): cannot open shared object file")
 _SHOWN = 5
 
 _LIST_FILES = """\
@@ -93,6 +102,41 @@ print(json.dumps({
     "soabi": sysconfig.get_config_var("SOABI") or "",
 }))
 """
+#: Libraries that lie alone come last: they need what their package loads. In RECORD, so that a namespace of several
+#: distributions is told from a package.
+_IMPORT_DISTRIBUTION = """\
+import importlib, importlib.metadata, json, os, sys, traceback
+from importlib.machinery import EXTENSION_SUFFIXES, SOURCE_SUFFIXES
+answer = os.dup(1)
+os.dup2(2, 1)
+alone = {}
+for path in importlib.metadata.distribution(sys.argv[1]).files or ():
+    *folders, file = path.parts
+    suffix = next((each for each in EXTENSION_SUFFIXES + SOURCE_SUFFIXES if file.endswith(each)), None)
+    if suffix is None:
+        continue
+    stem = file[: -len(suffix)]
+    if folders and stem != "__init__":
+        continue
+    name = tuple(folders or [stem])
+    if name[0] not in ("docs", "examples", "test", "tests") and all(
+        part.isidentifier() and not part.startswith("_") for part in name
+    ):
+        alone[name] = not folders and suffix in EXTENSION_SUFFIXES
+top = [name for name in alone if not any(name[:count] in alone for count in range(1, len(name)))]
+modules = [".".join(name) for name in sorted(top, key=lambda name: (alone[name], name))]
+said = []
+try:
+    for module in modules:
+        importlib.import_module(module)
+except BaseException as caught:
+    problem = caught
+    while problem is not None and len(said) < 10:
+        said.append("".join(traceback.format_exception_only(type(problem), problem)).strip()[-1000:])
+        problem = problem.__cause__ or problem.__context__
+os.write(answer, json.dumps({"modules": modules, "problem": said}).encode())
+os._exit(0)
+"""
 _LIST_SIZES = """\
 import json, os, sys
 top = sys.argv[1]
@@ -111,8 +155,8 @@ else:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """One check for each module that must import, one for each mount."""
-    for name, key in (("module", "imports"), ("mount", "mounts")):
+    """One check for each module that must import, each distribution of the runtime, and each mount."""
+    for name, key in (("module", "imports"), ("distribution", "runtime_imports"), ("mount", "mounts")):
         if name in metafunc.fixturenames:
             metafunc.parametrize(name, list(expectation()[key]))
 
@@ -225,6 +269,33 @@ def _unreached(wanted: Any, found: Any) -> Iterator[str]:
         seen, where = found["distributions"][name]
         if seen != version:
             yield f"{name} is {seen} in {where}, which hides {version} of the runtime: have one version in both"
+
+
+def test_runtime_import(host: Any, distribution: str, saw: Saw) -> None:
+    """Each distribution that the runtime is asked for by name can be imported, each by a Python of its own.
+
+    A machine without a GPU has no driver for it: where nothing else is missing, that is no finding.
+    """
+    outcome = _run(host, ["python3", "-c", _IMPORT_DISTRIBUTION, distribution])
+    ended = f"its Python ended with {outcome.rc}"
+    said = _last_line(outcome.stderr)
+    assert outcome.stdout, f"{distribution} cannot be imported: {f'{ended}: {said}' if said else ended}"
+    answer = json.loads(outcome.stdout)
+    if library := _only_of_driver(answer["problem"]):
+        pytest.skip(f"not imported: no driver here, which has {library}")
+    assert not answer["problem"], f"{distribution} cannot be imported: {_last_line(answer['problem'][0])}"
+    saw(", ".join(answer["modules"]) or "it holds no module")
+
+
+def _only_of_driver(problem: Sequence[str]) -> str:
+    """Return the library of the driver that was missing, empty where it was none, or another library as well.
+
+    ``problem``: an error, then what it comes from.
+    """
+    text = "\n".join(problem)
+    others = [library for library in _MISSING_LIBRARY.findall(text) if not _OF_DRIVER.search(library)]
+    found = _OF_DRIVER.search(text)
+    return found[0] if found and not others else ""
 
 
 def test_import(host: Any, module: str) -> None:
