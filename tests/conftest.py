@@ -66,6 +66,17 @@ def pytest_configure() -> None:
         signal.signal(number, signal.SIG_DFL)
 
 
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Take down the local clouds of processes that were ended before they could do it, as at Ctrl-C."""
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        return
+    from splitbake.local import down
+
+    states = config._tmp_path_factory.getbasetemp().glob("popen-*/*/cloud.json")  # type: ignore[attr-defined]
+    for folder in {state.resolve().parent for state in states}:  # pytest adds links to the latest
+        down(folder)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _own_scratch() -> Iterator[None]:
     """Several processes run tests side by side: none may see, or clear away, scratch folders of another.

@@ -31,7 +31,7 @@ from splitbake.lock import Lock, LockedBaseAmi, LockedBaseImage, LockedFile, Loc
 from splitbake.project import Project
 from splitbake.sources import base_image
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 BUCKET = "codebuild-contexts"
 NAME = "splitbake-built-elsewhere-image"
@@ -277,6 +277,7 @@ def test_a_command_that_fails_is_told_with_its_last_lines(place):
 
 
 @pytest.mark.usefixtures("made")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the socket of a call cut in two
 def test_a_signal_stops_the_build(place):
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt

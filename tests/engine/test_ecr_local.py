@@ -25,7 +25,7 @@ from splitbake.oci.client import Repository
 from splitbake.project import Project
 from splitbake.sources import base_image
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 
 class Site:

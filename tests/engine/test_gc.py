@@ -13,7 +13,7 @@ from splitbake.bake.things import as_tags
 from splitbake.project import Project
 from splitbake.ui import silent
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engine
 
 RUN, FINGERPRINT = "0123456789ab", "sha256:" + "f" * 64
 TAGS = {"splitbake:project": "wreck", "splitbake:run": RUN, "splitbake:fingerprint": FINGERPRINT}

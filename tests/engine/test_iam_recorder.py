@@ -22,7 +22,7 @@ from splitbake.iam import calls
 from splitbake.local import sessions
 from splitbake.local.calls import paths
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(60)]
+pytestmark = pytest.mark.engine
 
 TRUST = {"Effect": "Allow", "Principal": {"AWS": "*"}, "Action": "sts:AssumeRole"}
 

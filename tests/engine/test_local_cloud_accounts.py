@@ -14,7 +14,7 @@ from click.testing import CliRunner
 from splitbake.cli.local import command
 from splitbake.local.engine import connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 PROD, ELSEWHERE = "222222222222", "eu-west-1"
 PARAMETER = "/aws/service/ecs/optimized-ami/amazon-linux-2023/gpu/recommended/image_id"

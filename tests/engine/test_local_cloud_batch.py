@@ -11,7 +11,7 @@ from botocore.exceptions import ClientError
 from splitbake.local.disks import loops
 from splitbake.local.engine import connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engine
 
 
 def until(read, wanted, seconds=60):

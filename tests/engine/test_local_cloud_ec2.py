@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 
 from splitbake.local.engine import LABEL, connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 QUICK = {"Delay": 0.2, "MaxAttempts": 300}
 

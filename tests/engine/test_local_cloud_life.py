@@ -24,7 +24,7 @@ from splitbake.local.engine import LABEL, connect, labels
 from splitbake.local.registry import Registry
 from splitbake.local.state import load
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture

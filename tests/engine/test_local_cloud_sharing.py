@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 
 from splitbake.local.engine import connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 PROD, THIRD, ELSEWHERE = "222222222222", "333333333333", "eu-west-1"
 QUICK = {"Delay": 0.2, "MaxAttempts": 300}

@@ -14,7 +14,7 @@ from botocore.exceptions import ClientError
 from splitbake.local.engine import connect
 from splitbake.local.registry import Registry
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture

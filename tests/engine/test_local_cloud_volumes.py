@@ -18,7 +18,7 @@ from splitbake.local.disks import DiskError, Disks, folder, loops
 from splitbake.local.engine import LABEL, connect
 from splitbake.local.hosts import Host, Hosts
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 PROD, ELSEWHERE = "222222222222", "eu-west-1"
 QUICK = {"Delay": 0.2, "MaxAttempts": 300}

@@ -18,7 +18,7 @@ from botocore.exceptions import ClientError
 from splitbake.local import down, up
 from splitbake.local.engine import connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engine
 
 ENDS = {"SUCCEEDED", "FAILED", "FAULT", "TIMED_OUT", "STOPPED"}
 TRUST = {

@@ -16,7 +16,7 @@ from botocore.exceptions import ClientError
 from splitbake.local import netns
 from splitbake.local.engine import connect, labels
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.engine
 
 QUICK = {"Delay": 0.2, "MaxAttempts": 300}
 TRUST = {"Effect": "Allow", "Principal": {"Service": "ec2.amazonaws.com"}, "Action": "sts:AssumeRole"}

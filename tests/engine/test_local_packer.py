@@ -10,7 +10,7 @@ import pytest
 
 from splitbake.local.engine import connect
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.engine
 
 TEMPLATE = """
 source "amazon-ebs" "models" {

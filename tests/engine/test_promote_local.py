@@ -22,7 +22,7 @@ from splitbake.release.run import run
 from splitbake.release.targets import Pair
 from splitbake.ui import silent
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 PROD, ELSEWHERE = "222222222222", "eu-west-1"
 MANIFEST = {

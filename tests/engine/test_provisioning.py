@@ -30,7 +30,7 @@ from splitbake.ui import silent
 from splitbake.verify import ami as verification
 from splitbake.verify import suite
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 QUICK = {"Delay": 0.2, "MaxAttempts": 600}
 FINGERPRINT = "sha256:" + "ab" * 32

@@ -29,7 +29,7 @@ from splitbake.ui import silent
 from splitbake.verify import bill
 from splitbake.verify import image as verification
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.engine
 
 EXAMPLE = Path(__file__).parents[2] / "examples/video-analysis"
 BASE = "ecr://docker-hub/library/python:3.11-slim"

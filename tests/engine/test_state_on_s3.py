@@ -16,7 +16,7 @@ from splitbake.lease import held, last
 from splitbake.state import S3Store
 from splitbake.ui import silent
 
-pytestmark = [pytest.mark.engine, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.engine
 
 
 @pytest.fixture
