@@ -12,8 +12,9 @@ nox.options.reuse_venv = "yes"
 nox.options.sessions = ["lint", "tests"]
 
 ROOT = Path(__file__).parent
-#: Slow first, so that no process is left alone with the longest file at the end.
-TESTS = ("tests/e2e", "tests/engine", "tests/unit")
+#: In this order: the cloud that an engine or end-to-end test starts stays in the environment of its process, where no
+#: unit test may find it; and files that take long do not begin last.
+TESTS = ("tests/unit", "tests/e2e", "tests/engine")
 #: Engine and end-to-end tests mostly wait, so more of them than processors; a file's tests stay together.
 SIDE_BY_SIDE = ("--numprocesses=3", "--dist=loadfile", "--no-loadscope-reorder")
 PYTHON_FILES = (".", "run")

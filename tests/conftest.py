@@ -72,9 +72,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         return
     from splitbake.local import down
 
-    states = config._tmp_path_factory.getbasetemp().glob("popen-*/*/cloud.json")  # type: ignore[attr-defined]
-    for folder in {state.resolve().parent for state in states}:  # pytest adds links to the latest
-        down(folder)
+    base = config._tmp_path_factory.getbasetemp()  # type: ignore[attr-defined]
+    for kind in ("cloud", "local-cloud"):  # as the fixtures of engine and end-to-end tests name their folders
+        for state in base.glob(f"popen-*/{kind}[0-9]*/cloud.json"):
+            down(state.parent)
 
 
 @pytest.fixture(autouse=True, scope="session")

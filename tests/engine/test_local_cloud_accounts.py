@@ -182,8 +182,9 @@ def test_an_image_is_promoted_by_digest(cloud, repositories, docker):
     (digest,) = digests(home)
     for ecr, target in (repositories["prod"], repositories["elsewhere"]):
         docker(ecr, "buildx", "imagetools", "create", "--tag", f"{target}:release", f"{source}@{digest}")
-        assert list(digests(ecr).values()) == [["release"]]
-        assert list(digests(ecr, imageIds=[{"imageDigest": digest}])) == [digest]
+        found = digests(ecr)
+        assert found.pop(digest) == [], "what an index lists has no tag of its own"
+        assert list(found.values()) == [["release"]]
     home.batch_delete_image(repositoryName="team/apart", imageIds=[{"imageDigest": digest}])
     assert digests(home) == {}
     for ecr, target in (repositories["prod"], repositories["elsewhere"]):
